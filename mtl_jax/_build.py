@@ -1,0 +1,241 @@
+"""Builds what a run trains from its resolved config: model, balance, optimizer, compiled steps."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mtl_jax import encoders, errors, heads, metrics, optim, sharding, train_step
+from mtl_jax import sharing as sharing_lib
+from mtl_jax.data import pipeline
+from mtl_jax.model import MultiTaskModel
+from mtl_jax.tasks import Task
+
+Run = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """All that is the same for every seed of a variant, so that it is compiled once.
+
+  Attributes:
+    model: the model.
+    balance: the balancing method.
+    optimizer: what follows it.
+    schedule: step -> learning rate.
+    mesh: None on a single device.
+    step: compiled `(state, batch) -> (state, metrics)`.
+    init: seed -> a fresh state, compiled.
+    eval_step: compiled `(params, batch) -> sums and predictions`.
+    compilations: how often `step` was compiled so far.
+  """
+
+  model: MultiTaskModel
+  balance: optax.GradientTransformation
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  mesh: Mesh | None
+  init: Callable[[int], train_step.TrainState]
+  step: Callable[..., Any]
+  eval_step: Callable[..., Any]
+  compilations: Callable[[], int]
+
+  def put(self, batch: Any) -> Any:
+    """Brings a batch of NumPy arrays to where the steps expect it."""
+    if self.mesh is None:
+      return batch
+    if jax.process_count() > 1:
+      batch = jax.tree.map(_own_rows, batch)
+    return sharding.shard_batch(batch, self.mesh)
+
+
+def program(run: Run, data: pipeline.Data, steps: int) -> Program:
+  """Builds what a run trains.
+
+  Args:
+    run: a config from `config.resolve`.
+    data: its data set, from `data.pipeline.load`.
+    steps: number of training steps, for the learning-rate schedule.
+
+  Raises:
+    ConfigError: an option does not fit another, or the devices.
+  """
+  model = build_model(run, data)
+  balance = build_balance(run)
+  schedule = build_schedule(run, steps)
+  optimizer = build_optimizer(run, schedule)
+  mesh = build_mesh(run)
+  batch = data.example_batch()  # the same for every seed: only its shapes count
+
+  def init(key):
+    return train_step.init_train_state(model, balance, optimizer, key, batch, mesh=mesh)
+
+  compiled = jax.jit(init) if mesh is None else init
+  step = train_step.make_train_step(model, balance, optimizer, mesh=mesh)
+  if mesh is None:
+    eval_step = train_step.make_eval_step(model)
+  else:  # every process gets the whole result
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    eval_step = jax.jit(train_step.make_eval_step(model, jit=False), out_shardings=everywhere)
+  count = step._cache_size  # type: ignore[attr-defined]
+  return Program(
+    model,
+    balance,
+    optimizer,
+    schedule,
+    mesh,
+    lambda seed: compiled(jax.random.key(seed)),
+    step,
+    eval_step,
+    count,
+  )
+
+
+def build_model(run: Run, data: pipeline.Data) -> MultiTaskModel:
+  """The encoder, the heads and how they share."""
+  dtype = jnp.dtype(run['dtype'])
+  options = run['encoder']
+  embedding = encoders.Embedding(
+    vocab_size=data.vocab_size,
+    pieces_vocab_size=data.pieces_vocab_size,
+    dtype=dtype,
+    **options['embedding'],
+  )
+  kwargs = dict(options[options['name']])
+  if options['name'] == 'transformer':
+    kwargs['max_length'] = data.bucket_lengths[-1]
+    if kwargs['features'] % kwargs['heads']:
+      raise errors.ConfigError(
+        f'encoder.transformer: {kwargs["heads"]} heads do not divide {kwargs["features"]} features'
+      )
+  encoder = encoders.get(options['name'], embedding=embedding, dtype=dtype, **kwargs)
+  tasks = [_task(name, run, data, dtype) for name in run['tasks']]
+  return sharing_lib.get(run['sharing']['name'])(encoder, tasks)
+
+
+def _task(name: str, run: Run, data: pipeline.Data, dtype: Any) -> Task:
+  options, spec = run['tasks'][name], data.specs[name]
+  kwargs: dict[str, Any] = {'dropout': options['dropout'], 'dtype': dtype}
+  if spec.kind != 'regression':
+    kwargs['num_classes'] = data.num_classes[name]
+  if spec.kind == 'tagging':
+    kwargs['sentence'] = options['sentence'] or None
+  else:
+    kwargs['pooling'] = options['pooling']
+  return Task(
+    name,
+    heads.get(spec.kind, **kwargs),
+    spec.kind,
+    metrics=tuple(spec.metrics),
+    weight=options['weight'],
+  )
+
+
+def build_balance(run: Run) -> optim.Balancer:
+  """The balancing method; scalings alone are followed by the plain sum."""
+  options = run['balance']
+  links = [optim.get(name, **options.get(name, {})) for name in options['name'].split('+')]
+  if isinstance(links[-1], optim.Normalizer):
+    links.append(optim.sum_tasks())
+  return optim.compose(*links)
+
+
+def build_schedule(run: Run, steps: int) -> optax.Schedule:
+  """step -> learning rate: linear warm-up to the peak, then the chosen decay to the last step."""
+  options = run['optimizer']['schedule']
+  peak, warmup, name = run['optimizer']['learning_rate'], options['warmup_steps'], options['name']
+  if warmup > steps:
+    raise errors.ConfigError(
+      f'optimizer.schedule.warmup_steps: {warmup} is more than the {steps} steps of training'
+    )
+  rest = max(steps - warmup, 1)
+  if name == 'constant':
+    decay = optax.constant_schedule(peak)
+  elif name == 'cosine':
+    decay = optax.cosine_decay_schedule(peak, rest, alpha=options['cosine']['final'])
+  elif name == 'linear':
+    decay = optax.linear_schedule(peak, peak * options['linear']['final'], rest)
+  else:
+    kwargs = options['exponential']
+    decay = optax.exponential_decay(peak, max(kwargs['every'], 1), kwargs['rate'])
+  if not warmup:
+    return decay
+  return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+
+
+def build_optimizer(run: Run, schedule: optax.Schedule) -> optax.GradientTransformation:
+  """λ‖θ‖² and λ_i‖φ_i‖², then clipping, then the optimizer."""
+  options = run['optimizer']
+  name = options['name']
+  kwargs = dict(options[name])
+  if name == 'adamw':
+    kwargs['mask'] = lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+  links = []
+  own = {task: section['l2'] for task, section in run['tasks'].items()}
+  if options['l2_shared'] or any(own.values()):
+    links.append(add_l2(options['l2_shared'], own))
+  if options['clip_norm']:
+    links.append(optax.clip_by_global_norm(options['clip_norm']))
+  return optax.chain(*links, getattr(optax, name)(schedule, **kwargs))
+
+
+def add_l2(shared: float, tasks: Mapping[str, float]) -> optax.GradientTransformation:
+  """Adds the gradient 2λθ of λ‖θ‖² on shared, and 2λ_iφ_i on each task's parameters.
+
+  Args:
+    shared: λ.
+    tasks: λ_i by task.
+
+  Returns:
+    a transformation of gradients like `{'shared': θ, 'tasks': {name: φ}}`; it needs `params`.
+  """
+
+  def update(updates, params):
+    def add(rate, grads, values):
+      return jax.tree.map(lambda g, p: g + jnp.asarray(2 * rate, p.dtype) * p, grads, values)
+
+    own = {
+      name: add(tasks[name], grads, params['tasks'][name])
+      for name, grads in updates['tasks'].items()
+    }
+    return {'shared': add(shared, updates['shared'], params['shared']), 'tasks': own}
+
+  return optax.stateless(update)
+
+
+def build_mesh(run: Run) -> Mesh | None:
+  """The device mesh; None for a single device."""
+  data, fsdp = run['mesh']['data'], run['mesh']['fsdp']
+  devices = jax.devices()
+  if data == 0:
+    data = max(len(devices) // fsdp, 1)
+  if data * fsdp > len(devices):
+    raise errors.ConfigError(
+      f'mesh: data={data} × fsdp={fsdp} needs {data * fsdp} devices, and there are {len(devices)}'
+    )
+  if data * fsdp == 1 and jax.process_count() == 1:
+    return None
+  for key in ('train', 'eval'):
+    size = run[key]['batch_size']
+    if size % (data * fsdp):
+      raise errors.ConfigError(
+        f'{key}.batch_size: {size} examples cannot be split over {data * fsdp} devices'
+      )
+  return sharding.make_mesh(data, fsdp, devices[: data * fsdp])
+
+
+def higher_is_better(metric: str) -> bool:
+  """The direction of a selection metric: 'loss' and errors fall, all else rises."""
+  if metric in ('mean', 'joint.exact_match'):
+    return True
+  return metric != 'loss' and metrics.METRICS[metric.split('.')[-1]].higher_is_better
+
+
+def _own_rows(leaf: Any) -> Any:
+  """This process's rows of a whole batch."""
+  rows = leaf.shape[0] // jax.process_count()
+  return leaf[jax.process_index() * rows : (jax.process_index() + 1) * rows]

@@ -1,0 +1,165 @@
+"""The command line of `train`: flags, overrides of the config, signals and exit codes."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import re
+import signal
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from mtl_jax import config as config_lib
+from mtl_jax import errors
+
+EXIT_CODES: dict[type[Exception], int] = {
+  errors.ConfigError: 2,
+  errors.DataError: 3,
+  errors.WorkdirError: 4,
+  errors.NonFiniteError: 5,
+}
+"""What the command ends with for each error that a user can cause."""
+
+_FLAGS_HELP = """\
+flags:
+  --config=FILE.py[:ARGUMENT]  the file defines get_config([argument]); required
+  --config.KEY=VALUE           changes a key of the config
+  --workdir=DIR                where the runs are kept; required
+  --variants=A,B               trains these variants only
+  --help, --helpshort          this text, or the flags alone
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+  """The parsed command line: the config with its overrides, and the other flags."""
+
+  config: config_dict.ConfigDict
+  workdir: str
+  variants: tuple[str, ...]
+
+
+def parse(argv: Sequence[str], description: str) -> Arguments | None:
+  """Parses a command line.
+
+  Args:
+    argv: the program's name and its arguments.
+    description: what `--help` tells.
+
+  Returns:
+    the arguments; None if help was asked for, and printed.
+
+  Raises:
+    ConfigError: a flag or a key of the config does not exist, or a value does not fit.
+  """
+  wanted = {arg.lstrip('-') for arg in argv[1:] if arg.startswith('-')} | {'h'} & set(argv[1:])
+  if wanted & {'help', 'helpfull', 'h'}:
+    print(f'{description}\n{_FLAGS_HELP}')
+    return None
+  if 'helpshort' in wanted:
+    print(_FLAGS_HELP)
+    return None
+  path, rest = _take_config(argv)
+  config = load(path)
+  for arg in rest[1:]:
+    override = re.match(r'--?(?:no)?config\.([^=]*)', arg)
+    if override:
+      config_lib.check_path(config, override[1])
+  values = flags.FlagValues()
+  flags.DEFINE_string('workdir', None, '', flag_values=values)
+  flags.DEFINE_list('variants', [], '', flag_values=values)
+  try:
+    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=rest)
+    left = values(rest)[1:]
+  except (flags.Error, ValueError, TypeError, KeyError, AttributeError) as e:
+    raise errors.ConfigError(f'{e}\nSee --help.') from None
+  if left:
+    raise errors.ConfigError(f'unexpected argument {left[0]!r}. See --help.')
+  if not values['workdir'].value:
+    raise errors.ConfigError('the flag --workdir=DIR is required. See --help.')
+  return Arguments(config, values['workdir'].value, tuple(values['variants'].value or ()))
+
+
+def load(path: str) -> config_dict.ConfigDict:
+  """Returns the config of a file, `FILE.py` or `FILE.py:ARGUMENT`.
+
+  Raises:
+    ConfigError: there is no such file, or it fails; the message names the line.
+  """
+  name, *argument = path.split(':', 1)
+  spec = importlib.util.spec_from_file_location('config_file', name)
+  if not pathlib.Path(name).is_file() or spec is None or spec.loader is None:
+    directory = pathlib.Path(name).parent
+    near = errors.nearest(pathlib.Path(name).name, (p.name for p in directory.glob('*.py')))
+    raise errors.ConfigError(f'no config file {name!r}{near}')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(*argument)
+  except errors.ConfigError:
+    raise
+  except Exception as e:
+    lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == spec.origin]
+    where = f'{name}, line {lines[-1]}' if lines else name
+    raise errors.ConfigError(f'{where}: {type(e).__name__}: {e}') from e
+  if not isinstance(config, config_dict.ConfigDict):
+    raise errors.ConfigError(
+      f'{name}: get_config must return mtl_jax.config.default() with changes'
+    )
+  return config
+
+
+def exit_code(error: BaseException) -> int:
+  """The exit code for one of the errors in `EXIT_CODES`."""
+  return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+
+
+class Stopped(BaseException):
+  """A second signal: the user does not want to wait."""
+
+
+class Signals:
+  """While entered, notes SIGINT and SIGTERM for the training loop; a second one raises `Stopped`.
+
+  Attributes:
+    received: the signal's number; None before one.
+  """
+
+  def __init__(self) -> None:
+    self.received: int | None = None
+
+  def __enter__(self) -> 'Signals':
+    self._before = {
+      number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  @property
+  def exit_code(self) -> int:
+    """128 + the signal's number, as shells have it."""
+    return 128 + (self.received or 0)
+
+  def _note(self, number: int, frame: FrameType | None) -> None:
+    del frame
+    if self.received is not None:
+      raise Stopped
+    self.received = number
+
+
+def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
+  """Returns the value of --config and the arguments without it."""
+  for i, arg in enumerate(argv[1:], start=1):
+    name, has_value, value = arg.partition('=')
+    if name in ('--config', '-config'):
+      if has_value:
+        return value, [*argv[:i], *argv[i + 1 :]]
+      if i + 1 < len(argv):
+        return argv[i + 1], [*argv[:i], *argv[i + 2 :]]
+  raise errors.ConfigError('the flag --config=FILE.py is required. See --help.')

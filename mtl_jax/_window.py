@@ -1,0 +1,84 @@
+"""Step metrics on the host: means between two log lines, and the check that all are finite."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtl_jax import errors
+
+_BY_TASK = ('loss', 'weight', 'gradient_norm')
+
+
+class Window:
+  """Sums of step metrics, in float64 and step order, so that a resumed run has the same means."""
+
+  def __init__(self, task_names: Sequence[str]):
+    self._names = tuple(task_names)
+    self.clear()
+
+  def clear(self) -> None:
+    """Forgets all steps."""
+    self._sums: dict[str, np.ndarray] = {}
+    self._present = np.zeros(len(self._names))
+    self._both = np.zeros((len(self._names),) * 2)
+
+  def add(self, metrics: Mapping[str, Any]) -> None:
+    """Adds one step's metrics, fetched from the device: `[T]` and, for 'cosine', `[T, T]`."""
+    present = np.asarray(metrics['present'], np.float64)
+    both = np.outer(present, present)
+    self._present += present
+    self._both += both
+    for name in (*_BY_TASK, 'cosine'):
+      if name in metrics:
+        mask = both if name == 'cosine' else present
+        values = np.where(mask > 0, np.asarray(metrics[name], np.float64), 0.0)
+        self._sums[name] = self._sums.get(name, 0.0) + values
+
+  def means(self) -> dict[str, Any]:
+    """`{'loss': {task: x}, ..., 'cosine': [[x]]}`; None where a task had no step."""
+    result: dict[str, Any] = {}
+    for name, total in self._sums.items():
+      count = self._both if name == 'cosine' else self._present
+      mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).tolist()
+      if name == 'cosine':
+        result[name] = [[_finite_or_none(value) for value in row] for row in mean]
+      else:
+        values = map(_finite_or_none, mean)
+        result[name] = dict(zip(self._names, values, strict=True))
+    return result
+
+  def state(self) -> dict[str, Any]:
+    """What `load` needs, as JSON."""
+    sums = {name: total.tolist() for name, total in self._sums.items()}
+    return {'sums': sums, 'present': self._present.tolist(), 'both': self._both.tolist()}
+
+  def load(self, state: Mapping[str, Any]) -> None:
+    """Goes on from a saved state."""
+    self._sums = {name: np.asarray(total) for name, total in state['sums'].items()}
+    self._present, self._both = np.asarray(state['present']), np.asarray(state['both'])
+
+
+def check_finite(step: int, metrics: Mapping[str, Any], task_names: Sequence[str]) -> None:
+  """Raises NonFiniteError, naming the tasks, unless a step's losses and gradients are finite."""
+  finite = np.asarray(metrics['finite'])
+  if not finite.all():
+    bad = [name for name, good in zip(task_names, finite, strict=True) if not good]
+    losses = np.asarray(metrics['loss'])
+    shown = ', '.join(
+      f'{name} {loss}' for name, loss in zip(task_names, losses, strict=True) if name in bad
+    )
+    plural = 'tasks' if len(bad) > 1 else 'task'
+    raise errors.NonFiniteError(
+      f'step {step}: the loss or the gradient of {plural} {", ".join(bad)} is NaN or infinite '
+      f'(loss: {shown})'
+    )
+  if not np.isfinite(metrics['update_norm']):
+    raise errors.NonFiniteError(
+      f'step {step}: every loss and gradient is finite, but the update of the parameters is not '
+      '(a balancing method or the optimizer overflowed)'
+    )
+
+
+def _finite_or_none(value: float) -> float | None:
+  return value if np.isfinite(value) else None

@@ -1,0 +1,233 @@
+"""Checkpoints of a run: training state and what the host remembers, of the last and the best step.
+
+What goes into the host's part, and when to save, is decided by `train`.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mtl_jax import errors
+
+
+class Checkpoints:
+  """The checkpoints in one directory: after every save, the last one and the best one are kept.
+
+  A save is complete or absent: orbax writes into a temporary directory and renames it, so that a
+  process killed at any moment leaves the previous checkpoint, and leftovers are removed by the next
+  process. Saving is synchronous: a step donates its state, and an asynchronous copy of donated
+  buffers would not be exact on every backend.
+
+  Example:
+    >>> import tempfile, jax.numpy as jnp
+    >>> with Checkpoints(tempfile.mkdtemp()) as checkpoints:
+    ...   checkpoints.save(10, {'w': jnp.ones(3)}, {'epoch': 1}, best=True)
+    ...   state, extra = checkpoints.restore({'w': jnp.zeros(3)})
+    >>> state['w'].tolist(), extra
+    ([1.0, 1.0, 1.0], {'epoch': 1})
+  """
+
+  def __init__(self, directory: str | pathlib.Path):
+    """Opens `directory`, which is made by the first save.
+
+    Raises:
+      WorkdirError: the directory cannot be read.
+    """
+    self._directory = pathlib.Path(directory).absolute()
+    options = ocp.CheckpointManagerOptions(
+      create=False, cleanup_tmp_directories=True, enable_async_checkpointing=False
+    )
+    try:
+      self._directory.mkdir(parents=True, exist_ok=True)
+      self._manager = ocp.CheckpointManager(
+        self._directory,
+        options=options,
+        item_handlers={
+          'state': ocp.StandardCheckpointHandler(),
+          'host': ocp.JsonCheckpointHandler(),
+        },
+      )
+    except OSError as e:
+      raise errors.WorkdirError(f'Cannot open the checkpoints in {self._directory}: {e}') from e
+    self._best_step: int | None = None
+    if self.last_step is not None:
+      self._best_step = self._host(self.last_step)['best_step']
+      self._prune()
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  @property
+  def last_step(self) -> int | None:
+    """The step of the last complete checkpoint; None if there is none."""
+    return max(self._manager.all_steps(), default=None)
+
+  @property
+  def best_step(self) -> int | None:
+    """The step of the last checkpoint that was saved as the best; None if none was."""
+    return self._best_step
+
+  def save(self, step: int, state: Any, extra: Mapping[str, Any], *, best: bool = False) -> None:
+    """Writes a checkpoint and waits until it is complete; then removes those no longer needed.
+
+    Args:
+      step: the step after which the state stands; higher than that of every earlier save.
+      state: any pytree of arrays, typed PRNG keys too, also sharded over devices and processes.
+      extra: what the host remembers, as JSON: data iterator, early stopping, ...
+      best: whether this is the best state so far.
+
+    Raises:
+      WorkdirError: the directory is full or cannot be written; earlier checkpoints are intact.
+    """
+    best_step = step if best else self._best_step
+    host = {'best_step': best_step, 'extra': dict(extra)}
+    try:
+      saved = self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(_flatten(state)), host=ocp.args.JsonSave(host)
+        ),
+        force=True,
+      )
+      self._manager.wait_until_finished()
+    except (
+      OSError,
+      ValueError,
+      RuntimeError,
+    ) as e:  # tensorstore reports a full disk as ValueError
+      kept = (
+        'there is no earlier one' if self.last_step is None else f'step {self.last_step} stands'
+      )
+      raise errors.WorkdirError(
+        f'Cannot write the checkpoint of step {step} to {self._directory} ({kept}): '
+        f'{_first_line(e)}. Free some space or permit writing, and run the same command again.'
+      ) from e
+    if not saved:
+      raise ValueError(f'step {step} is not after the last saved step {self.last_step}')
+    self._best_step = best_step
+    self._prune()
+
+  def restore(self, target: Any) -> tuple[Any, dict[str, Any]] | None:
+    """Reads the last complete checkpoint.
+
+    Args:
+      target: a pytree of arrays or `jax.ShapeDtypeStruct`s of the state's structure; their
+        shardings, where given, are those of the result.
+
+    Returns:
+      The state and what was saved with it, or None if there is no checkpoint.
+
+    Raises:
+      WorkdirError: the checkpoint does not fit the target, or cannot be read.
+    """
+    return None if self.last_step is None else self._restore(self.last_step, target)
+
+  def restore_best(self, target: Any) -> tuple[Any, dict[str, Any]] | None:
+    """Reads the best checkpoint; as `restore`."""
+    return None if self._best_step is None else self._restore(self._best_step, target)
+
+  def close(self) -> None:
+    """Releases what the manager holds; the checkpoints stay."""
+    self._manager.close()
+
+  def _restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
+    abstract = jax.tree.map(_abstract, _flatten(target))
+    try:
+      stored = self._manager.item_metadata(step)['state']
+      _check_same(
+        step, {k: (tuple(v.shape), np.dtype(v.dtype)) for k, v in stored.items()}, abstract
+      )
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+      )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+      raise errors.WorkdirError(
+        f'Cannot read the checkpoint of step {step} in {self._directory}: {_first_line(e)}'
+      ) from e
+    return _unflatten(restored['state'], target), self._host(step)['extra']
+
+  def _host(self, step: int) -> dict[str, Any]:
+    try:
+      args = ocp.args.Composite(host=ocp.args.JsonRestore())
+      return self._manager.restore(step, args=args)['host']
+    except (OSError, ValueError, KeyError) as e:
+      raise errors.WorkdirError(
+        f'Cannot read the checkpoint of step {step} in {self._directory}: {_first_line(e)}'
+      ) from e
+
+  def _prune(self) -> None:
+    for step in self._manager.all_steps():
+      if step not in (self.last_step, self._best_step):
+        self._manager.delete(step)
+
+
+def _is_key(leaf: Any) -> bool:
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+  """The leaves by path, typed keys as their data: what is stored knows no classes."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  named = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+  if len(named) < len(leaves):
+    raise ValueError('two leaves of the state have the same path')
+  return {name: _key_data(leaf) if _is_key(leaf) else leaf for name, leaf in named.items()}
+
+
+def _key_data(key: Any) -> Any:
+  if isinstance(key, jax.ShapeDtypeStruct):
+    return jax.eval_shape(jax.random.key_data, key)
+  return jax.random.key_data(key)
+
+
+def _key_impl(key: Any) -> Any:
+  found: list[Any] = []
+  jax.eval_shape(lambda k: found.append(jax.random.key_impl(k)), key)  # also of abstract keys
+  return found[0]
+
+
+def _unflatten(named: Mapping[str, Any], target: Any) -> Any:
+  paths, structure = jax.tree_util.tree_flatten_with_path(target)
+  leaves = []
+  for path, leaf in paths:
+    value = named[jax.tree_util.keystr(path, simple=True, separator='/')]
+    if _is_key(leaf):
+      value = jax.random.wrap_key_data(value, impl=_key_impl(leaf))
+    leaves.append(value)
+  return jax.tree.unflatten(structure, leaves)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+  sharding = getattr(leaf, 'sharding', None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _check_same(step: int, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+  """Raises WorkdirError that names the first leaves in which a checkpoint and a target differ."""
+  differences = []
+  for name in sorted(set(stored) | set(wanted)):
+    if name not in stored:
+      differences.append(f'{name} is not in the checkpoint')
+    elif name not in wanted:
+      differences.append(f'{name} is in the checkpoint alone')
+    else:
+      ours = (tuple(wanted[name].shape), np.dtype(wanted[name].dtype))
+      if stored[name] != ours:
+        differences.append('{} is {} {} there and {} {} here'.format(name, *stored[name], *ours))
+  if differences:
+    more = f' (and {len(differences) - 5} more)' if len(differences) > 5 else ''
+    raise errors.WorkdirError(
+      f'The checkpoint of step {step} is of another model or optimizer: '
+      f'{"; ".join(differences[:5])}{more}'
+    )
+
+
+def _first_line(e: BaseException) -> str:
+  return str(e).strip().split('\n')[0][:300] or type(e).__name__

@@ -1,0 +1,386 @@
+"""What a run can be told: the config with every key, its checks, its expansion into single runs.
+
+Building models, data and optimizers from a config is the work of `train`.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+from mtl_jax import errors, heads, metrics, optim, sharing
+from mtl_jax.data import builders, pipeline
+
+Plain = dict[str, Any]  # a config as nested dicts of numbers, strings, bools and tuples
+
+# `X.name` picks one of these; `X.<name>` holds its options. `balance.name` may join some with '+'.
+CHOICES: dict[str, tuple[str, ...]] = {
+  'encoder': ('bilstm', 'transformer'),
+  'sharing': tuple(sharing.SHARING),
+  'balance': tuple(optim.METHODS),
+  'optimizer': ('adamw', 'adam', 'sgd'),
+  'optimizer.schedule': ('constant', 'cosine', 'linear', 'exponential'),
+}
+_TASK: Plain = {
+  'weight': 1.0,  # multiplies the task's loss
+  'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
+  'pooling': 'mean',  # how a head for whole examples reads the tokens: see heads.POOLINGS
+  'sentence': '',  # tagging: how the view of the sentence beside each token is pooled; '': none
+  'dropout': 0.0,  # on what the head reads
+}
+
+
+def default() -> config_dict.ConfigDict:
+  """Returns the config with every key at its default, locked: a misspelt key is an error."""
+  c = config_dict.ConfigDict(sort_keys=False)
+  c.name = 'run'
+  c.seeds = (0,)  # each is a run of its own
+  c.variants = dotted({})  # {name: {dotted path: value}}: each is trained with every seed
+
+  c.tasks = tasks({})  # {name: options}
+  c.only = ()  # the tasks to train; () for all
+
+  c.dataset = copy.deepcopy(dict(pipeline.DEFAULTS))
+
+  # The shared half.
+  c.encoder = {
+    'name': 'transformer',
+    # Of the tokens; the pieces of a word, where the data set has them, pass a small CNN.
+    'embedding': {'features': 128, 'pieces_embedding': 32, 'pieces_features': 64, 'dropout': 0.1},
+    'bilstm': {'features': 128, 'layers': 1, 'dropout': 0.1},
+    'transformer': {
+      'features': 128,
+      'layers': 2,
+      'heads': 4,
+      'mlp_features': 256,
+      'dropout': 0.1,
+    },
+  }
+  c.sharing = {'name': 'hard'}
+
+  # How the tasks' gradients become one: 'pcgrad', 'gradnorm', 'gradnorm+pcgrad', ...
+  c.balance = {
+    'name': 'sum_tasks',
+    'normalize_task_gradients': {'kind': 'l2'},  # 'l2', 'loss' or 'loss+'
+    'gradnorm': {'alpha': 1.5, 'learning_rate': 0.025},
+    'pcgrad': {'order': 'random', 'reduction': 'sum'},  # 'random' or 'index'; 'sum' or 'mean'
+  }
+
+  # What optax makes of the balanced gradient.
+  c.optimizer = {
+    'name': 'adamw',
+    'learning_rate': 1e-3,  # the peak
+    'clip_norm': 1.0,  # of the gradient on all parameters; 0: no clipping
+    'l2_shared': 0.0,  # λ of λ‖θ‖²: 2λθ is added before clipping, not balanced
+    # Weight decay is decoupled, and spares what is no matrix: biases and normalizations.
+    'adamw': {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01},
+    'adam': {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
+    'sgd': {'momentum': 0.9, 'nesterov': False},
+    'schedule': {
+      'name': 'cosine',
+      'warmup_steps': 0,  # linear from 0 to the peak
+      'cosine': {'final': 0.0},  # share of the peak at the last step
+      'linear': {'final': 0.0},
+      'exponential': {'rate': 0.5, 'every': 1000},  # times `rate` every `every` steps, smoothly
+    },
+  }
+
+  c.train = {
+    'batch_size': 32,
+    'steps': 0,  # one of steps and epochs is given, the other 0
+    'epochs': 0.0,
+    'log_every': 50,  # steps
+    'eval_every': 0,  # steps; 0: after every epoch
+    'checkpoint_every': 0,  # steps; 0: with every evaluation
+    # The parameters with the best validation metric are kept; training stops after `patience`
+    # evaluations without a gain above `min_delta`.
+    'early_stopping': {
+      'metric': 'mean',  # 'mean' of the main metrics, 'loss', 'joint.exact_match', 'TASK.METRIC'
+      'patience': 0,  # evaluations; 0: train to the end
+      'min_delta': 0.0,
+    },
+  }
+  c.eval = {
+    'batch_size': 256,
+    'test': True,  # evaluate the best parameters on the test split at the end
+  }
+  c.mesh = {
+    'data': 1,  # devices that share a batch; 0: all that `fsdp` leaves
+    'fsdp': 1,  # devices that share batch and parameters
+  }
+  c.dtype = 'float32'  # of the computation, or 'bfloat16'; parameters stay float32
+
+  # Published numbers beside ours: {'source': ..., 'rows': {model: {'TASK.METRIC': percent}}}.
+  c.paper = dotted({})
+  return c.lock()
+
+
+def tasks(options: Mapping[str, Mapping[str, Any]]) -> config_dict.ConfigDict:
+  """Returns the tasks section: `config.tasks = tasks({'pos': {}, 'lemma': {'weight': 2.0}})`.
+
+  Raises:
+    ConfigError: an option does not exist, or its value has the wrong type.
+  """
+  sections = {name: _merge(f'tasks.{name}', _TASK, given) for name, given in options.items()}
+  return config_dict.ConfigDict(sections, sort_keys=False)
+
+
+def dotted(values: Mapping[str, Any]) -> config_dict.ConfigDict:
+  """Returns a section whose names may contain dots, as those of `variants` and `paper` do."""
+  return config_dict.ConfigDict(dict(values), sort_keys=False, allow_dotted_keys=True)
+
+
+def plain(config: config_dict.ConfigDict | Mapping[str, Any]) -> Plain:
+  """Returns a config as nested dicts, whatever it was made from."""
+  if isinstance(config, config_dict.ConfigDict):
+    return {name: plain(value) if _is_section(value) else value for name, value in config.items()}
+  return {name: plain(value) if _is_section(value) else value for name, value in config.items()}
+
+
+def resolve(
+  config: config_dict.ConfigDict | Mapping[str, Any], variants: Iterable[str] = ()
+) -> list[Plain]:
+  """Expands a config into its runs and checks each of them.
+
+  Args:
+    config: `default()` with changes, whole.
+    variants: names of the variants to train; () for all.
+
+  Returns:
+    one config for each variant and seed, seeds varying fastest: `seed` and `variant` in place of
+    `seeds`, `variants` and `only`, the `tasks` to be trained, and no options of what is not chosen.
+
+  Raises:
+    ConfigError: a key, task, method, encoder, metric or value does not exist or fit; the message
+      names the nearest that does.
+  """
+  whole = _merge('', plain(default()), plain(config))
+  seeds = whole.pop('seeds')
+  changes = whole.pop('variants') or {'default': {}}
+  variants = tuple(variants)
+  for name in variants:
+    if name not in changes:
+      raise errors.ConfigError(f'no variant {name!r}{errors.nearest(name, changes)}')
+  if not seeds or len(set(seeds)) < len(seeds) or not all(_is_int(s) and s >= 0 for s in seeds):
+    raise errors.ConfigError(f'seeds: need different integers from 0 on, not {seeds}')
+  runs = []
+  for name, change in changes.items():
+    if not isinstance(change, Mapping):
+      raise errors.ConfigError(f'variants.{name}: need {{path: value}}, not {change!r}')
+    if name in ('.', '..') or '/' in name:
+      raise errors.ConfigError(f'variants: {name!r} cannot name a directory')
+    single = copy.deepcopy(whole)
+    for path, value in _leaves(change):
+      _assign(single, path, value, f'variants.{name}: ')
+    single = _check(single, f'variant {name!r}: ' if len(changes) > 1 else '')
+    if not variants or name in variants:
+      runs += [{'name': single['name'], 'variant': name, 'seed': seed} | single for seed in seeds]
+  return runs
+
+
+def validate(config: config_dict.ConfigDict | Mapping[str, Any]) -> None:
+  """Raises ConfigError for what `resolve` would not accept."""
+  resolve(config)
+
+
+def to_json(run: Plain) -> str:
+  """Returns a run's config as text; equal configs give equal texts."""
+  return json.dumps(run, indent=2, ensure_ascii=False) + '\n'
+
+
+def differences(old: Plain, new: Plain) -> list[str]:
+  """Returns `key: old -> new` for every key in which two configs read from JSON differ."""
+  before, after = dict(_leaves(old)), dict(_leaves(new))
+  absent = '(absent)'
+  return [
+    f'{path}: {before.get(path, absent)!r} -> {after.get(path, absent)!r}'
+    for path in before | after
+    if before.get(path, absent) != after.get(path, absent)
+  ]
+
+
+def check_path(config: config_dict.ConfigDict | Mapping[str, Any], path: str) -> None:
+  """Raises ConfigError, with the nearest valid name, unless `path` names a key of the config."""
+  node: Any = plain(config)
+  walked: list[str] = []
+  for part in path.split('.'):
+    where = '.'.join(walked)
+    if not _is_section(node):
+      raise errors.ConfigError(f'{where} is a single value and has no key {part!r}')
+    if part not in node:
+      inside = f' in {where}' if where else ''
+      raise errors.ConfigError(f'no key {part!r}{inside}{errors.nearest(part, node)}')
+    node = node[part]
+    walked.append(part)
+
+
+def _check(run: Plain, where: str) -> Plain:
+  """Checks a single run's values; returns it with only the tasks and options that are used."""
+  try:
+    _check_dataset(run)
+    for section, names in CHOICES.items():
+      _choose(run, section, names)
+    _check_values(run)
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'{where}{e}') from None
+  return run
+
+
+def _check_dataset(run: Plain) -> None:
+  specs = builders.get(run['dataset']['name']).TASKS
+  only = [name for names in run.pop('only') for name in str(names).split(',')]  # --config.only=a,b
+  for name in run['tasks']:
+    if name not in specs:
+      raise errors.ConfigError(
+        f'tasks: data set {run["dataset"]["name"]!r} has no task {name!r}'
+        f'{errors.nearest(name, specs)}'
+      )
+  for name in only:
+    if name not in run['tasks']:
+      raise errors.ConfigError(f'only: no task {name!r}{errors.nearest(name, run["tasks"])}')
+  # In the order of the data set, so that the numbers do not depend on the order in the config.
+  given = run['tasks']
+  run['tasks'] = {name: given[name] for name in specs if name in given and name in (only or given)}
+  if not run['tasks']:
+    raise errors.ConfigError(f'tasks: name at least one{errors.nearest("", specs)}')
+  for name, options in run['tasks'].items():
+    for key in ('pooling', 'sentence'):
+      if options[key] not in heads.POOLINGS and (key, options[key]) != ('sentence', ''):
+        raise errors.ConfigError(
+          f'tasks.{name}.{key}: no {options[key]!r}{errors.nearest(options[key], heads.POOLINGS)}'
+        )
+    metrics.check(name, specs[name].kind, specs[name].metrics)
+  metric = run['train']['early_stopping']['metric']
+  valid = ['mean', 'loss', 'joint.exact_match']
+  valid += [f'{name}.{metric}' for name in run['tasks'] for metric in specs[name].metrics]
+  if metric not in valid:
+    raise errors.ConfigError(
+      f'train.early_stopping.metric: no metric {metric!r}{errors.nearest(metric, valid)}'
+    )
+  if metric == 'joint.exact_match' and all(specs[n].kind == 'regression' for n in run['tasks']):
+    raise errors.ConfigError('train.early_stopping.metric: regression has no joint exact match')
+
+
+def _choose(run: Plain, section: str, names: tuple[str, ...]) -> None:
+  """Checks `section.name` and drops the options of what it does not choose."""
+  node = run
+  for part in section.split('.'):
+    node = node[part]
+  chosen = node['name'].split('+') if section == 'balance' else [node['name']]
+  for name in chosen:
+    if name not in names:
+      raise errors.ConfigError(f'{section}.name: no {name!r}{errors.nearest(name, names)}')
+  if section == 'balance':
+    for name in chosen[:-1]:
+      if not isinstance(optim.get(name), optim.Normalizer):
+        raise errors.ConfigError(
+          f'balance.name: {node["name"]!r}: {name!r} makes one direction of the gradients, so '
+          'nothing can follow it'
+        )
+  for name in names:
+    if name not in chosen:
+      node.pop(name, None)
+
+
+def _check_values(run: Plain) -> None:
+  train, optimizer = run['train'], run['optimizer']
+  if (train['steps'] > 0) == (train['epochs'] > 0):
+    raise errors.ConfigError(
+      'train: give either steps or epochs, and leave the other at 0 '
+      f'(now steps={train["steps"]}, epochs={train["epochs"]})'
+    )
+  at_least_one = {
+    'train.batch_size': train['batch_size'],
+    'train.log_every': train['log_every'],
+    'eval.batch_size': run['eval']['batch_size'],
+    'mesh.fsdp': run['mesh']['fsdp'],
+  }
+  for path, value in at_least_one.items():
+    if value < 1:
+      raise errors.ConfigError(f'{path}: need 1 or more, not {value}')
+  sections = ('tasks', 'optimizer', 'train', 'mesh', 'encoder')
+  for path, value in _leaves({name: run[name] for name in sections}):
+    if _is_number(value) and not 0 <= value < math.inf:
+      raise errors.ConfigError(f'{path}: need 0 or more, not {value}')
+  for path, value in _leaves({'encoder': run['encoder'], 'optimizer': optimizer}):
+    if path.endswith(('.dropout', '.momentum', '.b1', '.b2')) and value >= 1:
+      raise errors.ConfigError(f'{path}: need less than 1, not {value}')
+  if run['dtype'] not in ('float32', 'bfloat16'):
+    raise errors.ConfigError(
+      f'dtype: no {run["dtype"]!r}{errors.nearest(run["dtype"], ("float32", "bfloat16"))}'
+    )
+
+
+def _merge(path: str, base: Plain, given: Mapping[str, Any]) -> Plain:
+  """Returns `base` with the values of `given`, which may only have keys and types that base has."""
+  merged = dict(base)
+  for name, value in given.items():
+    where = f'{path}.{name}' if path else name
+    if name not in base:
+      inside = f' in {path}' if path else ''
+      raise errors.ConfigError(f'no key {name!r}{inside}{errors.nearest(name, base)}')
+    merged[name] = _fit(where, base[name], value)
+  return merged
+
+
+def _fit(where: str, base: Any, value: Any) -> Any:
+  """Returns `value` in the type of `base`."""
+  if where in ('variants', 'paper') and _is_section(value):
+    return dict(value)  # their names are the user's own
+  if where == 'tasks' and _is_section(value):
+    return {name: _merge(f'tasks.{name}', _TASK, given) for name, given in value.items()}
+  if _is_section(base) and _is_section(value):
+    return _merge(where, base, value)
+  if isinstance(base, tuple) and isinstance(value, tuple | list):
+    return tuple(value)
+  if isinstance(base, float) and _is_number(value):
+    return float(value)
+  if _is_int(base) and _is_int(value):
+    return value
+  if isinstance(base, bool | str) and type(base) is type(value):
+    return value
+  raise errors.ConfigError(f'{where}: need {_describe(base)}, not {value!r}')
+
+
+def _describe(base: Any) -> str:
+  if _is_section(base):
+    return 'a section with keys'
+  kinds = {bool: 'True or False', int: 'an integer', float: 'a number', str: 'a text'}
+  return kinds.get(type(base), f'a {type(base).__name__}')
+
+
+def _assign(run: Plain, path: str, value: Any, where: str) -> None:
+  """Sets the key at a dotted path."""
+  try:
+    check_path(run, path)
+    *parents, last = path.split('.')
+    node = run
+    for part in parents:
+      node = node[part]
+    node[last] = _fit(path, node[last], value)
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'{where}{e}') from None
+
+
+def _leaves(section: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, Any]]:
+  """Yields (dotted path, value) of everything that is no section."""
+  for name, value in section.items():
+    if _is_section(value) and value:
+      yield from _leaves(value, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}', value
+
+
+def _is_section(value: Any) -> bool:
+  return isinstance(value, Mapping | config_dict.ConfigDict)
+
+
+def _is_int(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)

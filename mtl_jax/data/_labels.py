@@ -1,0 +1,145 @@
+"""Labels to integers, naming the example where one does not fit. Reads no files."""
+
+import collections
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtl_jax import errors
+from mtl_jax.data import _ragged, specs
+
+MISSING, UNKNOWN = -1, -2
+
+Targets = np.ndarray | _ragged.Ragged
+Examples = Sequence[Mapping[str, Any]]
+
+
+def names(spec: specs.TaskSpec, train: Examples, min_count: int) -> tuple[str, ...]:
+  """Returns the classes of a task: its own, or those of the training split, most frequent first.
+
+  Args:
+    spec: the task.
+    train: the examples of the training split, their labels checked by `check`.
+    min_count: a class seen fewer times is left out; 0: the task's own bound.
+  """
+  if spec.kind == 'regression':
+    return ()
+  if spec.labels is not None:
+    return spec.labels
+  counts: collections.Counter[str] = collections.Counter()
+  for example in train:
+    counts.update(_strings(example[spec.field]))
+  kept = (name for name, count in counts.items() if name and count >= (min_count or spec.min_count))
+  return tuple(sorted(kept, key=lambda name: (-counts[name], name)))
+
+
+def check(where: str, task: str, spec: specs.TaskSpec, examples: Examples) -> None:
+  """Raises DataError for the first example without the field, or with a label of the wrong type."""
+  for index, example in enumerate(examples):
+    if spec.field not in example:
+      raise errors.DataError(
+        f'{where}, example {index}: no field {spec.field!r}, which task {task!r} reads'
+        f'{errors.nearest(spec.field, example)}'
+      )
+    label = example[spec.field]
+    if not _has_type(spec, label):
+      raise errors.DataError(
+        f'{where}, example {index}, task {task!r}: label {label!r} should be {_TYPES[spec.kind]}'
+        + ('' if spec.labels is None else ', or an index into its fixed names')
+      )
+
+
+def encode(
+  where: str, task: str, spec: specs.TaskSpec, examples: Examples, classes: Sequence[str]
+) -> Targets:
+  """Returns the integer targets of checked labels.
+
+  Missing labels are -1 (regression: NaN). Labels that are not among `classes` are -2, or an error
+  where the data set fixes its classes; in a multilabel row they are left out.
+
+  Args:
+    where: data set and split, for messages.
+    task: the task's name, for messages.
+    spec: the task.
+    examples: those of one split.
+    classes: the C names of the classes.
+
+  Returns:
+    int32 `[N]` (classification), int32 `[N, C]` (multilabel), float32 `[N]` (regression) or a
+    ragged array of one int32 a word (tagging).
+
+  Raises:
+    DataError: a label is not among the fixed names, or out of their range.
+  """
+  ids = {name: index for index, name in enumerate(classes)}
+
+  def number(index: int, label: Any) -> int:
+    if label is None or label == '':
+      return MISSING
+    if isinstance(label, str):
+      found = ids.get(label, UNKNOWN)
+      if found == UNKNOWN and spec.labels is not None:
+        raise errors.DataError(
+          f'{where}, example {index}, task {task!r}: no label {label!r}'
+          f'{errors.nearest(label, classes)}'
+        )
+      return found
+    if not 0 <= label < len(classes):
+      raise errors.DataError(
+        f'{where}, example {index}, task {task!r}: label {label} is out of range, '
+        f'there are {len(classes)} classes'
+      )
+    return int(label)
+
+  labels = [example[spec.field] for example in examples]
+  if spec.kind == 'regression':
+    return np.array([math.nan if label is None else label for label in labels], np.float32)
+  if spec.kind == 'classification':
+    return np.array([number(i, label) for i, label in enumerate(labels)], np.int32)
+  if spec.kind == 'tagging':
+    return _ragged.from_rows([[number(i, tag) for tag in row] for i, row in enumerate(labels)])
+  targets = np.zeros((len(labels), len(classes)), np.int32)
+  for i, row in enumerate(labels):
+    if row is None:
+      targets[i] = MISSING
+      continue
+    for label in row:
+      if (column := number(i, label)) >= 0:
+        targets[i, column] = 1
+  return targets
+
+
+_TYPES = {
+  'classification': 'one string (empty: missing)',
+  'multilabel': 'a list of strings',
+  'tagging': 'a list of strings, one a word',
+  'regression': 'a finite number',
+}
+
+
+def _has_type(spec: specs.TaskSpec, label: Any) -> bool:
+  if spec.kind == 'regression':
+    return label is None or (
+      isinstance(label, numbers.Real) and not isinstance(label, bool) and math.isfinite(label)
+    )
+  if spec.kind == 'classification':
+    return label is None or _is_label(spec, label)
+  if label is None:
+    return spec.kind == 'multilabel'
+  return isinstance(label, list | tuple) and all(_is_label(spec, item) for item in label)
+
+
+def _is_label(spec: specs.TaskSpec, label: Any) -> bool:
+  if isinstance(label, str):
+    return True
+  # A number says nothing where the classes are those that occur.
+  return (
+    spec.labels is not None and isinstance(label, numbers.Integral) and not isinstance(label, bool)
+  )
+
+
+def _strings(labels: Any) -> Iterable[str]:
+  return () if labels is None else (labels,) if isinstance(labels, str) else labels

@@ -1,0 +1,63 @@
+"""Rows of different lengths in one flat NumPy array, so that batches are slices and not loops."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Ragged(NamedTuple):
+  """N rows of integers.
+
+  Attributes:
+    values: int32 `[sum of lengths]`.
+    offsets: int64 `[N + 1]`; row i is `values[offsets[i]:offsets[i + 1]]`.
+  """
+
+  values: np.ndarray
+  offsets: np.ndarray
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """int64 `[N]`."""
+    return np.diff(self.offsets)
+
+  def padded(self, rows: np.ndarray, width: int, fill: int) -> np.ndarray:
+    """Returns rows as int32 `[len(rows), width]`, cut at `width`, filled up with `fill`."""
+    column = np.arange(width)[None, :]
+    start = self.offsets[rows][:, None]
+    valid = column < (self.offsets[rows + 1][:, None] - start)
+    if not len(self.values):
+      return np.full((len(rows), width), fill, np.int32)
+    return np.where(valid, self.values[np.where(valid, start + column, 0)], np.int32(fill))
+
+  def take(self, rows: np.ndarray) -> 'Ragged':
+    """Returns the given rows, in that order."""
+    lengths = self.lengths[rows]
+    offsets = _offsets(lengths)
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    return Ragged(self.values[np.repeat(self.offsets[rows], lengths) + within], offsets)
+
+  def cut(self, width: int) -> 'Ragged':
+    """Returns the rows with at most `width` values each."""
+    within = np.arange(len(self.values)) - np.repeat(self.offsets[:-1], self.lengths)
+    return Ragged(self.values[within < width], _offsets(np.minimum(self.lengths, width)))
+
+  def merge(self, groups: np.ndarray) -> 'Ragged':
+    """Joins neighbouring rows.
+
+    Args:
+      groups: int64 `[M + 1]`, offsets into the rows: rows groups[j] to groups[j + 1] become row j.
+    """
+    return Ragged(self.values, self.offsets[groups])
+
+
+def from_rows(rows: Sequence[Sequence[int]]) -> Ragged:
+  """Returns the rows in one array."""
+  offsets = _offsets(np.fromiter(map(len, rows), np.int64, len(rows)))
+  flat: Iterable[int] = (value for row in rows for value in row)
+  return Ragged(np.fromiter(flat, np.int32, int(offsets[-1])), offsets)
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+  return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -1,0 +1,27 @@
+"""The data sets by name. A builder's module is imported when it is first asked for."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from mtl_jax import errors
+
+if TYPE_CHECKING:
+  from mtl_jax.data.builders import _base
+
+# Name -> module and class.
+REGISTRY: dict[str, tuple[str, str]] = {
+  'english_words': ('mtl_jax.data.builders.english_words', 'EnglishWords'),
+  'snips': ('mtl_jax.data.builders.snips', 'Snips'),
+}
+
+
+def get(name: str) -> 'type[_base.Builder]':
+  """Returns the builder class of a data set.
+
+  Raises:
+    ConfigError: there is no such data set.
+  """
+  if name not in REGISTRY:
+    raise errors.ConfigError(f'no data set {name!r}{errors.nearest(name, REGISTRY)}')
+  module, attribute = REGISTRY[name]
+  return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,43 @@
+"""What a data set says about itself: its input and its tasks. Knows no models and no files."""
+
+import dataclasses
+from typing import Literal
+
+Kind = Literal['classification', 'multilabel', 'regression', 'tagging']
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+  """The field that a model reads.
+
+  Attributes:
+    field: its name in an example.
+    kind: `'text'`, one string, or `'words'`, a sequence of words.
+    tokenizer: what splits it unless the config says otherwise.
+  """
+
+  field: str
+  kind: Literal['text', 'words']
+  tokenizer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+  """A task that a data set has labels for.
+
+  Attributes:
+    kind: what the labels look like: one string (`classification`), a set of strings
+      (`multilabel`), one string a word (`tagging`) or a number (`regression`). An empty string or
+      None is a missing label.
+    field: the name of the labels in an example.
+    metrics: the usual metrics, the main one first.
+    labels: the names of the classes in order, or None: those of the training split, the most
+      frequent first. With names given, an integer is also a label: an index into them.
+    min_count: a class seen fewer times in the training split is not learned (its label is -2).
+  """
+
+  kind: Kind
+  field: str
+  metrics: tuple[str, ...]
+  labels: tuple[str, ...] | None = None
+  min_count: int = 1

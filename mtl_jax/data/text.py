@@ -1,0 +1,244 @@
+"""Text to ids by the `tokenizers` library: tokenizers trained on a training split, or pretrained.
+
+Batches are made elsewhere.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from mtl_jax import errors
+from mtl_jax.data import _ragged
+
+PAD, UNKNOWN = '[PAD]', '[UNK]'
+PAD_ID, UNKNOWN_ID = 0, 1
+
+KINDS = ('characters', 'words', 'wordpiece', 'bpe')
+"""What a tokenizer can be trained to split text into."""
+
+SUBWORDS = ('characters', 'wordpiece', 'bpe')
+"""The kinds that split words."""
+
+_SUBWORD_SIZE = 8000  # vocabulary of wordpiece and bpe where none is asked for
+_CHUNK = 8192  # texts encoded at once
+_ANY = r'[\s\S]'  # one character; the library's regular expressions lack (?s)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+  """Splits texts and numbers the pieces.
+
+  Attributes:
+    kind: one of `KINDS`, or `'pretrained'`.
+    backend: the tokenizer of the `tokenizers` library.
+    pad_id: fills up short rows; 0 unless pretrained otherwise.
+    unknown_id: stands for what the vocabulary lacks; 1 unless pretrained otherwise.
+  """
+
+  kind: str
+  backend: tokenizers.Tokenizer
+  pad_id: int = PAD_ID
+  unknown_id: int = UNKNOWN_ID
+
+  @property
+  def size(self) -> int:
+    """The number of ids, padding and unknown included."""
+    return max(self.backend.get_vocab().values()) + 1
+
+  def encode(self, texts: Sequence[str]) -> _ragged.Ragged:
+    """Returns the ids of each text: at least one, the unknown id for a text without pieces."""
+    rows: list[Sequence[int]] = []
+    for start in range(0, len(texts), _CHUNK):
+      encoded = self.backend.encode_batch_fast(
+        list(texts[start : start + _CHUNK]), add_special_tokens=False
+      )
+      rows.extend(item.ids or [self.unknown_id] for item in encoded)
+    result = _ragged.from_rows(rows)
+    # A text that spells the padding token is not padding.
+    result.values[result.values == self.pad_id] = self.unknown_id
+    return result
+
+  def encode_words(self, words: Sequence[str]) -> _ragged.Ragged:
+    """Returns the ids of each word of running text, at least one a word.
+
+    Characters begin with the blank before the word, which keeps word boundaries in the ids.
+    """
+    return self.encode([f' {word}' for word in words] if self.kind == 'characters' else words)
+
+  def save(self, path: str | Path) -> None:
+    """Writes the tokenizer as JSON; a file of this name is replaced whole or not at all."""
+    write_atomically(Path(path), self.backend.to_str(pretty=True))
+
+
+def train(
+  kind: str,
+  texts: Sequence[str],
+  vocab_size: int = 0,
+  min_count: int = 1,
+  lowercase: bool = False,
+  as_words: bool = False,
+) -> Tokenizer:
+  """Returns a tokenizer for `texts`; the same texts always give the same ids.
+
+  Args:
+    kind: one of `KINDS`.
+    texts: the training texts.
+    vocab_size: the most ids, padding (0) and unknown (1) included; 0: no bound for characters and
+      words, 8000 for wordpiece and bpe (which exceed it if their characters alone do).
+    min_count: a piece seen fewer times is unknown (wordpiece and bpe: is not merged).
+    lowercase: fold case first.
+    as_words: `texts` are words, and `Tokenizer.encode_words` will be used.
+
+  Raises:
+    ConfigError: an unknown kind, or a vocabulary too small.
+    DataError: no text to train on.
+  """
+  if kind not in KINDS:
+    raise errors.ConfigError(f'no tokenizer {kind!r}{errors.nearest(kind, KINDS)}')
+  if vocab_size and vocab_size < 3:
+    raise errors.ConfigError(
+      f'a vocabulary of {vocab_size} has no room: padding and unknown take 2'
+    )
+  if not any(texts):
+    raise errors.DataError(f'no text to train the {kind} tokenizer on')
+  if kind == 'characters' and as_words:
+    texts = [f' {text}' for text in texts]
+  backend = _untrained(kind, lowercase)
+  if kind in ('characters', 'words'):
+    backend.model = models.WordLevel(_vocabulary(backend, texts, vocab_size, min_count), UNKNOWN)
+  else:
+    model = _train_subwords(backend, kind, texts, vocab_size or _SUBWORD_SIZE, min_count)
+    backend = _untrained(kind, lowercase)
+    backend.model = model
+  return Tokenizer(kind, backend)
+
+
+def load(path: str | Path) -> Tokenizer:
+  """Returns the tokenizer in a `tokenizer.json`, of this library's making or pretrained.
+
+  Raises:
+    ConfigError: there is no such file, or it holds no tokenizer.
+  """
+  try:
+    backend = tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # the library raises Exception itself
+    reason = 'no such file' if not Path(path).is_file() else error
+    raise errors.ConfigError(
+      f'tokenizer {str(path)!r} cannot be read: {reason}; it should be a tokenizer.json of the '
+      f'tokenizers library, or one of {", ".join(KINDS)}'
+    ) from error
+  backend.no_padding()
+  backend.no_truncation()
+  if not backend.get_vocab_size():
+    raise errors.ConfigError(f'tokenizer {str(path)!r} has an empty vocabulary')
+  pad = _first_id(backend, PAD, '<pad>', '<|padding|>')
+  unknown = _first_id(backend, UNKNOWN, '<unk>', '<|unknown|>')
+  pad_id = PAD_ID if pad is None else pad
+  # Byte-level vocabularies know every text and have no unknown id: padding serves, under the mask.
+  return Tokenizer(_kind(backend), backend, pad_id, pad_id if unknown is None else unknown)
+
+
+def write_atomically(path: Path, content: str) -> None:
+  """Writes a text file so that it is there whole or, after a crash, as it was before."""
+  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+  try:
+    with partial.open('w', encoding='utf-8') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _untrained(kind: str, lowercase: bool) -> tokenizers.Tokenizer:
+  if kind == 'wordpiece':
+    backend = tokenizers.Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    backend.decoder = decoders.WordPiece()
+  elif kind == 'bpe':
+    backend = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN, end_of_word_suffix='</w>'))
+    backend.decoder = decoders.BPEDecoder()
+  else:
+    backend = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+  if kind == 'characters':
+    # Between any two characters, line ends included.
+    backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(_ANY), 'isolated')
+    backend.decoder = decoders.Fuse()
+  else:
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  if lowercase:
+    backend.normalizer = normalizers.Lowercase()
+  return backend
+
+
+def _split(backend: tokenizers.Tokenizer, string: str) -> list[str]:
+  if backend.normalizer is not None:
+    string = backend.normalizer.normalize_str(string)
+  return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(string)]
+
+
+def _vocabulary(
+  backend: tokenizers.Tokenizer, texts: Sequence[str], vocab_size: int, min_count: int
+) -> dict[str, int]:
+  """Returns the ids: the most frequent piece first, equals by name."""
+  counts: collections.Counter[str] = collections.Counter()
+  for string, times in collections.Counter(texts).items():
+    for piece in _split(backend, string):
+      counts[piece] += times
+  kept = (p for p, count in counts.items() if count >= min_count and p not in (PAD, UNKNOWN))
+  pieces = [PAD, UNKNOWN, *sorted(kept, key=lambda piece: (-counts[piece], piece))]
+  return {piece: index for index, piece in enumerate(pieces[: vocab_size or None])}
+
+
+def _train_subwords(
+  backend: tokenizers.Tokenizer, kind: str, texts: Sequence[str], vocab_size: int, min_count: int
+) -> models.Model:
+  """Returns the trained model of a wordpiece or bpe tokenizer.
+
+  The library's trainers number the marked characters, `##c` or `c</w>`, in hash order, and break
+  ties between merges by these numbers. Named as special tokens, in order, they have fixed numbers.
+  """
+  words = {word for text in set(texts) for word in _split(backend, text)}
+  if kind == 'wordpiece':
+    marked = sorted({f'##{character}' for word in words for character in word[1:]})
+    trainer: trainers.Trainer = trainers.WordPieceTrainer(
+      vocab_size=vocab_size,
+      min_frequency=min_count,
+      special_tokens=[PAD, UNKNOWN, *marked],
+      show_progress=False,
+    )
+  else:
+    marked = sorted({f'{word[-1]}</w>' for word in words})
+    trainer = trainers.BpeTrainer(
+      vocab_size=vocab_size,
+      min_frequency=min_count,
+      special_tokens=[PAD, UNKNOWN, *marked],
+      end_of_word_suffix='</w>',
+      show_progress=False,
+    )
+  backend.train_from_iterator(texts, trainer)
+  # A model of its own, so that the marked characters are not special in what is encoded.
+  trained = json.loads(backend.to_str())['model']
+  if kind == 'wordpiece':
+    return models.WordPiece(trained['vocab'], unk_token=UNKNOWN)
+  merges = [tuple(merge) for merge in trained['merges']]
+  return models.BPE(
+    trained['vocab'], merges, unk_token=UNKNOWN, end_of_word_suffix='</w>', fuse_unk=True
+  )
+
+
+def _first_id(backend: tokenizers.Tokenizer, *names: str) -> int | None:
+  ids = (backend.token_to_id(name) for name in names)
+  return next((found for found in ids if found is not None), None)
+
+
+def _kind(backend: tokenizers.Tokenizer) -> str:
+  """Characters need a blank before each word also after they were saved and loaded."""
+  splitter = (json.loads(backend.to_str()).get('pre_tokenizer') or {}).get('pattern', {})
+  return 'characters' if splitter == {'Regex': _ANY} else 'pretrained'

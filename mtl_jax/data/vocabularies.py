@@ -1,0 +1,100 @@
+"""The tokenizers and class names of a run: from its training split, kept in its directory."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtl_jax import errors
+from mtl_jax.data import _labels, specs, text
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabularies:
+  """What turns examples into integers, and integers back into names.
+
+  Attributes:
+    tokenizer: splits the input.
+    pieces: splits words, or None.
+    labels: task -> the names of its classes (none for regression).
+  """
+
+  tokenizer: text.Tokenizer
+  pieces: text.Tokenizer | None
+  labels: dict[str, tuple[str, ...]]
+
+  def write(self, workdir: str | Path) -> None:
+    """Writes `vocabulary.json`, `tokenizer.json` and, with pieces, `pieces.json`."""
+    workdir = Path(workdir)
+    files = {'tokenizer': 'tokenizer.json', 'pieces': 'pieces.json' if self.pieces else None}
+    self.tokenizer.save(workdir / 'tokenizer.json')
+    if self.pieces:
+      self.pieces.save(workdir / 'pieces.json')
+    content = {'labels': self.labels, **files}
+    text.write_atomically(
+      workdir / 'vocabulary.json', json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+    )
+
+
+def read(workdir: str | Path) -> Vocabularies:
+  """Returns what `Vocabularies.write` wrote.
+
+  Raises:
+    ConfigError: the folder holds no vocabularies, or damaged ones.
+  """
+  path = Path(workdir) / 'vocabulary.json'
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+    labels = {task: tuple(names) for task, names in content['labels'].items()}
+    tokenizer, pieces = content['tokenizer'], content['pieces']
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.ConfigError(f'{path} cannot be read as a vocabulary: {error!r}') from error
+  return Vocabularies(
+    text.load(path.parent / tokenizer), text.load(path.parent / pieces) if pieces else None, labels
+  )
+
+
+def train(
+  options: Mapping[str, Any],
+  kind: str,
+  inputs: Sequence[Any],
+  as_words: bool,
+  task_specs: Mapping[str, specs.TaskSpec],
+  examples: Sequence[Mapping[str, Any]],
+) -> Vocabularies:
+  """Returns the vocabularies of a training split.
+
+  Args:
+    options: see `pipeline.DEFAULTS`.
+    kind: the tokenizer, one of `text.KINDS` or the path of a tokenizer.json.
+    inputs: the strings, or with `as_words` the lists of words, of the examples.
+    as_words: see `inputs`.
+    task_specs: the tasks.
+    examples: the examples, for their labels.
+
+  Raises:
+    ConfigError: a tokenizer that does not exist or cannot be read.
+    DataError: a task without a class.
+  """
+  texts = [word for words in inputs for word in words] if as_words else inputs
+
+  def make(which: str, vocab_size: int) -> text.Tokenizer:
+    if which.endswith('.json'):
+      return text.load(which)
+    return text.train(
+      which, texts, vocab_size, options['min_count'], options['lowercase'], as_words
+    )
+
+  pieces = make(options['pieces'], options['pieces_vocab_size']) if options['pieces'] else None
+  labels = {
+    task: _labels.names(spec, examples, options['label_min_count'])
+    for task, spec in task_specs.items()
+  }
+  for task, names in labels.items():
+    if not names and task_specs[task].kind != 'regression':
+      raise errors.DataError(
+        f'task {task!r} has no labels in the training split (label_min_count: '
+        f'{options["label_min_count"] or task_specs[task].min_count})'
+      )
+  return Vocabularies(make(kind, options['vocab_size']), pieces, labels)

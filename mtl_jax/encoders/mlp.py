@@ -1,0 +1,30 @@
+"""Multi-layer perceptron over vectors."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class MLP(nn.Module):
+  """Dense layers with ReLU.
+
+  Attributes:
+    features: width of each layer.
+    dropout: rate after each layer.
+    dtype: of the computation; parameters are float32.
+  """
+
+  features: Sequence[int] = (128, 128)
+  dropout: float = 0.0
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+    """`[B, ...]` -> `[B, features[-1]]`; axes after the first are flattened."""
+    x = inputs.reshape(inputs.shape[0], -1).astype(self.dtype)  # [B, F]
+    for width in self.features:
+      x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))  # [B, width]
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return x

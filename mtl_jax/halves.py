@@ -1,0 +1,167 @@
+"""A model as two halves, and a batch as one example a task: what gradients, steps and models agree on.
+
+Knows nothing of Flax: any object with the three members of `TwoHalves` can be trained.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Params = Any
+Features = Any
+Example = Mapping[str, Any]
+
+
+class TwoHalves(Protocol):
+  """A model whose tasks meet in one shared half.
+
+  `params` is `{'shared': θ, 'tasks': {name: φ}}`; features are any pytree with the batch axis first.
+  """
+
+  @property
+  def task_names(self) -> tuple[str, ...]:
+    """The tasks' names; their order is that of every `[T]` array."""
+
+  def encode(self, shared: Params, inputs: Any, key: jax.Array | None) -> Features:
+    """Shared half: inputs (batch axis first) to features. `key` is None outside training."""
+
+  def task_loss(
+    self,
+    name: str,
+    task_params: Params,
+    features: Features,
+    example: Example,
+    key: jax.Array | None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Task half: the task's loss `[]`, and how many labels it was averaged over `[]` (0: absent)."""
+
+
+def has_shared_inputs(batch: Mapping[str, Any]) -> bool:
+  """True for `{'inputs', 'targets'[, 'mask']}`, False for `{task: {'inputs', 'targets'}}`."""
+  return 'inputs' in batch and 'targets' in batch
+
+
+def examples(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+  """Splits a batch of either regime into one example a task.
+
+  Args:
+    batch: `{'inputs': x, 'targets': {task: y}[, 'mask': {task: bool [B]}]}` or
+      `{task: {'inputs': x, 'targets': y[, 'mask': bool [B]]}}`.
+    names: the model's tasks. Tasks that the batch leaves out are absent from the result.
+
+  Returns:
+    `{task: {'inputs': x, 'targets': y[, 'mask': bool [B]]}}` in the order of `names`.
+
+  Raises:
+    ValueError: the batch names a task that the model lacks, or holds none of the model's tasks.
+  """
+  shared = has_shared_inputs(batch)
+  labelled = batch['targets'] if shared else batch
+  unknown = sorted(set(labelled) - set(names))
+  if unknown:
+    raise ValueError(f'The batch has targets for {unknown}, but the tasks are {list(names)}.')
+  present = [name for name in names if name in labelled]
+  if not present:
+    raise ValueError(f'The batch holds none of the tasks {list(names)}; its keys: {list(batch)}.')
+  if not shared:
+    return {name: dict(batch[name]) for name in present}
+  masks = batch.get('mask', {})
+  return {
+    name: {'inputs': batch['inputs'], 'targets': labelled[name]}
+    | ({'mask': masks[name]} if name in masks else {})
+    for name in present
+  }
+
+
+def encode_key(key: jax.Array | None, index: int) -> jax.Array | None:
+  """The key of the shared half for task `index`'s inputs (0 where all tasks share their inputs)."""
+  return None if key is None else jax.random.fold_in(key, 2 * index)
+
+
+def head_key(key: jax.Array | None, index: int) -> jax.Array | None:
+  """The key of task `index`'s own half."""
+  return None if key is None else jax.random.fold_in(key, 2 * index + 1)
+
+
+def equal_shapes(by_task: Mapping[str, Example]) -> list[list[str]]:
+  """Groups the tasks whose inputs have one tree structure, shape and dtype; order is kept."""
+  groups: dict[Any, list[str]] = {}
+  for name, example in by_task.items():
+    leaves, structure = jax.tree.flatten(example['inputs'])
+    signature = (structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+    groups.setdefault(signature, []).append(name)
+  return list(groups.values())
+
+
+def stack_trees(trees: Sequence[Any]) -> Any:
+  """Stacks equal pytrees along a new first axis."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def take_row(tree: Any, row: int) -> Any:
+  """Row `row` of every leaf's first axis."""
+  return jax.tree.map(lambda leaf: leaf[row], tree)
+
+
+def encode_examples(
+  model: TwoHalves, shared: Params, batch: Mapping[str, Any], key: jax.Array | None = None
+) -> dict[str, Features]:
+  """Encodes a batch of either regime: one forward, vmapped over tasks with inputs of equal shape.
+
+  Returns:
+    `{task: features}` for the tasks of the batch.
+  """
+  names = model.task_names
+  by_task = examples(batch, names)
+  if has_shared_inputs(batch):
+    features = model.encode(shared, batch['inputs'], encode_key(key, 0))
+    return dict.fromkeys(by_task, features)
+  encoded = {}
+  for group in equal_shapes(by_task):
+    inputs, keys = group_inputs(by_task, group, names, key)
+    stacked = jax.vmap(lambda x, k: model.encode(shared, x, k))(inputs, keys)
+    encoded |= {name: take_row(stacked, row) for row, name in enumerate(group)}
+  return encoded
+
+
+def group_inputs(
+  by_task: Mapping[str, Example], group: Sequence[str], names: Sequence[str], key: jax.Array | None
+) -> tuple[Any, jax.Array | None]:
+  """The stacked inputs `[A, B, ...]` and keys `[A]` (None outside training) of a group of A tasks."""
+  inputs = stack_trees([by_task[name]['inputs'] for name in group])
+  if key is None:
+    return inputs, None
+  return inputs, jnp.stack([encode_key(key, names.index(name)) for name in group])
+
+
+def task_losses(
+  model: TwoHalves, params: Params, batch: Mapping[str, Any], key: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """Every task's loss on one batch, by one forward pass.
+
+  Args:
+    model: the two halves.
+    params: `{'shared': θ, 'tasks': {name: φ}}`.
+    batch: either regime (see `examples`).
+    key: PRNG key of dropout; None outside training.
+
+  Returns:
+    losses `[T]` float32 (0 where absent) and present `[T]` bool: the tasks with a label here.
+  """
+  names = model.task_names
+  by_task = examples(batch, names)
+  features = encode_examples(model, params['shared'], batch, key)
+  losses, present = [], []
+  for index, name in enumerate(names):
+    if name not in by_task:
+      losses.append(jnp.zeros((), jnp.float32))
+      present.append(jnp.zeros((), bool))
+      continue
+    loss, count = model.task_loss(
+      name, params['tasks'][name], features[name], by_task[name], head_key(key, index)
+    )
+    losses.append(loss.astype(jnp.float32))
+    present.append(count > 0)
+  return jnp.stack(losses), jnp.stack(present)

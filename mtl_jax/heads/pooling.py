@@ -1,0 +1,43 @@
+"""From one state a token to one vector an example."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+POOLINGS = ('mean', 'max', 'first', 'attention')
+"""The ways to pool."""
+
+
+class Pool(nn.Module):
+  """Pools states over the tokens; a vector an example passes unchanged.
+
+  Attributes:
+    how: 'mean', 'max', 'first' (token 0), or 'attention' (softmax of a learned score per token).
+
+  Raises:
+    ValueError: an unknown way to pool.
+  """
+
+  how: str = 'mean'
+
+  @nn.compact
+  def __call__(self, features: jax.Array, inputs: Any) -> jax.Array:
+    """Features `[B, D]`, or `[B, S, D]` with `inputs['mask']` `[B, S]` -> `[B, D]`."""
+    if self.how not in POOLINGS:
+      raise ValueError(f'Unknown pooling {self.how!r}. Valid: {", ".join(POOLINGS)}')
+    if features.ndim == 2:
+      return features
+    mask = inputs['mask'][..., None]  # [B, S, 1]
+    if self.how == 'first':
+      return features[:, 0]
+    if self.how == 'max':
+      lowest = jnp.finfo(features.dtype).min
+      return jnp.where(mask, features, lowest).max(axis=1)
+    if self.how == 'mean':
+      count = jnp.maximum(mask.sum(axis=1), 1).astype(features.dtype)  # [B, 1]
+      return jnp.where(mask, features, 0).sum(axis=1) / count
+    scores = nn.Dense(1, dtype=features.dtype)(features)  # [B, S, 1]
+    weights = nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=1)
+    return (weights * features).sum(axis=1)

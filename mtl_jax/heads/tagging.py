@@ -1,0 +1,36 @@
+"""Heads that label every token."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtl_jax.heads.pooling import Pool
+
+
+class Tagging(nn.Module):
+  """One linear layer from each token's state to logits.
+
+  Attributes:
+    num_classes: C.
+    sentence: joins a pooled view of the sentence to every token's state ('mean', 'max', 'first' or
+      'attention', see `Pool`), or None.
+    dropout: rate on the states.
+    dtype: of the computation; parameters are float32.
+  """
+
+  num_classes: int
+  sentence: str | None = None
+  dropout: float = 0.0
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, features: jax.Array, inputs: Any, train: bool = False) -> jax.Array:
+    """States `[B, S, D]` -> logits `[B, S, C]`."""
+    x = features
+    if self.sentence is not None:
+      pooled = Pool(self.sentence)(features, inputs)[:, None]  # [B, 1, D]
+      x = jnp.concatenate([x, jnp.broadcast_to(pooled, x.shape)], axis=-1)  # [B, S, 2D]
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return nn.Dense(self.num_classes, dtype=self.dtype)(x)

@@ -1,0 +1,160 @@
+"""MultiTaskModel: a shared Flax module and one module a task, as pure functions of the parameters."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtl_jax import halves
+from mtl_jax.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiTaskModel:
+  """The two halves of a multi-task model (see `halves.TwoHalves`).
+
+  Attributes:
+    shared: Flax module `(inputs, train=False) -> features`, any pytree with the batch axis first.
+    tasks: the tasks, in the order of every `[T]` array.
+    modules: the tasks' own halves by name, each `(features, inputs, train=False) -> outputs`; by
+      default the tasks' heads.
+
+  Raises:
+    ValueError: no task, two tasks of one name, or modules for other names than the tasks'.
+  """
+
+  shared: nn.Module
+  tasks: tuple[Task, ...]
+  modules: Mapping[str, nn.Module] | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, 'tasks', tuple(self.tasks))
+    names = [task.name for task in self.tasks]
+    if not names or len(set(names)) < len(names):
+      raise ValueError(f'A model needs one or more tasks of different names, not {names}.')
+    if self.modules is None:
+      object.__setattr__(self, 'modules', {task.name: task.head for task in self.tasks})
+    elif set(self.modules) != set(names):
+      raise ValueError(f'There are modules for {list(self.modules)}, but the tasks are {names}.')
+
+  @property
+  def task_names(self) -> tuple[str, ...]:
+    """The tasks' names in order."""
+    return tuple(task.name for task in self.tasks)
+
+  def task(self, name: str) -> Task:
+    """The task called `name`; KeyError if there is none."""
+    return {task.name: task for task in self.tasks}[name]
+
+  def init(self, key: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Fresh parameters `{'shared': θ, 'tasks': {name: φ}}`, plain dicts of arrays.
+
+    Args:
+      key: PRNG key.
+      batch: either regime, with every task (labels are not read).
+
+    Raises:
+      ValueError: a task is missing from the batch, or a module keeps variables besides parameters.
+    """
+    by_task = halves.examples(batch, self.task_names)
+    missing = [name for name in self.task_names if name not in by_task]
+    if missing:
+      raise ValueError(f'The first batch must hold every task; it lacks {missing}.')
+    shared_key, task_key = jax.random.split(key)
+    inputs = {name: example['inputs'] for name, example in by_task.items()}
+    shared = _init(self.shared, 'the shared module', shared_key, inputs[self.task_names[0]])
+    tasks = {}
+    for index, name in enumerate(self.task_names):
+      features = self.encode(shared, inputs[name])
+      tasks[name] = _init(
+        self._module(name),
+        f'task {name!r}',
+        jax.random.fold_in(task_key, index),
+        features,
+        inputs[name],
+      )
+    return {'shared': shared, 'tasks': tasks}
+
+  def encode(self, shared: Any, inputs: Any, key: jax.Array | None = None) -> Any:
+    """Shared half; with a key, in training mode (dropout)."""
+    return _apply(self.shared, shared, key, inputs)
+
+  def task_outputs(
+    self, name: str, task_params: Any, features: Any, inputs: Any, key: jax.Array | None = None
+  ) -> Any:
+    """The own half of task `name`."""
+    return _apply(self._module(name), task_params, key, features, inputs)
+
+  def task_loss(
+    self,
+    name: str,
+    task_params: Any,
+    features: Any,
+    example: halves.Example,
+    key: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """The weighted mean loss `[]` of task `name` and its number of labels `[]`."""
+    outputs = self.task_outputs(name, task_params, features, example['inputs'], key)
+    return self.task(name).mean_loss(outputs, example['targets'], example.get('mask'))
+
+  def losses(
+    self, params: Any, batch: Mapping[str, Any], key: jax.Array | None = None
+  ) -> jax.Array:
+    """Every task's weighted loss `[T]` on a batch of either regime; 0 for an absent task."""
+    return halves.task_losses(self, params, batch, key)[0]
+
+  def outputs(self, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """`{task: outputs}` of a batch of either regime, without dropout; labels are not read."""
+    by_task = halves.examples(batch, self.task_names)
+    features = halves.encode_examples(self, params['shared'], batch)
+    return {
+      name: self.task_outputs(name, params['tasks'][name], features[name], example['inputs'])
+      for name, example in by_task.items()
+    }
+
+  def evaluate(self, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Unweighted losses and predictions of one batch.
+
+    Returns:
+      `{'loss_sum': [T], 'loss_count': [T], 'outputs': {task: predictions}}`, summed over the valid
+      labels so that batches add up; 0 for a task that the batch leaves out.
+    """
+    outputs = self.outputs(params, batch)
+    by_task = halves.examples(batch, self.task_names)
+    zero = jnp.zeros((), jnp.float32)
+    sums, counts = dict.fromkeys(self.task_names, zero), dict.fromkeys(self.task_names, zero)
+    for name, example in by_task.items():
+      values, valid = self.task(name).elements(
+        outputs[name], example['targets'], example.get('mask')
+      )
+      sums[name] = jnp.sum(values)
+      counts[name] = jnp.sum(valid, dtype=jnp.float32)
+    return {
+      'loss_sum': jnp.stack(list(sums.values())),
+      'loss_count': jnp.stack(list(counts.values())),
+      'outputs': {name: self.task(name).predictions(outputs[name]) for name in by_task},
+    }
+
+  def _module(self, name: str) -> nn.Module:
+    assert self.modules is not None
+    return self.modules[name]
+
+
+def _init(module: nn.Module, owner: str, key: jax.Array, *args: Any) -> Any:
+  variables = nn.meta.unbox(module.init(key, *args))
+  others = sorted(set(variables) - {'params'})
+  if others:
+    raise ValueError(
+      f'{owner} keeps the variables {others}: parameters are the only state of a model. '
+      'Use layers without running statistics (LayerNorm, GroupNorm).'
+    )
+  return variables.get('params', {})
+
+
+def _apply(module: nn.Module, params: Any, key: jax.Array | None, *args: Any) -> Any:
+  if key is None:
+    return module.apply({'params': params}, *args)
+  return module.apply({'params': params}, *args, train=True, rngs={'dropout': key})

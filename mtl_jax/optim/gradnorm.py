@@ -1,0 +1,101 @@
+"""GradNorm: task weights that keep gradient norms in proportion to the training rates."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtl_jax.optim import _base
+
+_SMALLEST_WEIGHT = 1e-6
+
+
+class GradNormState(NamedTuple):
+  """State of `gradnorm`: weights `[T]`, first losses `[T]` (NaN until seen), the optimizer's state."""
+
+  weights: jax.Array
+  first_losses: jax.Array
+  opt_state: optax.OptState
+
+
+def gradnorm(
+  num_tasks: int | None = None,
+  alpha: float | jax.Array = 1.5,
+  learning_rate: float | jax.Array = 0.025,
+  optimizer: optax.GradientTransformation | None = None,
+) -> _base.Normalizer:
+  """Scales the task gradients by weights that are learned to balance their norms.
+
+  With nᵢ = wᵢ‖gᵢ‖, n̄ their mean over tasks, and the relative inverse training rate
+  rᵢ = (Lᵢ/Lᵢ(0)) / meanⱼ(Lⱼ/Lⱼ(0)), the weights descend on Σᵢ |nᵢ − stop(n̄ rᵢ^α)| (eq. 2): its
+  gradient is sign(nᵢ − n̄ rᵢ^α)‖gᵢ‖ in closed form. Then they are renormalized to Σ w = T. A step
+  uses the weights from before its own update (algorithm 1). Norms are over all of θ; Lᵢ(0) is the
+  loss at the task's first step.
+
+  Absent tasks keep their weight in proportion, take no part in n̄ and r, and do not move the weights'
+  optimizer through a gradient of their own. Weights stay ≥ 1e-6. Task-specific parameters are not
+  scaled.
+
+  Args:
+    num_tasks: T. Needed in an optax chain; the train step fills it in.
+    alpha: strength of the pull towards equal training rates, ≥ 0.
+    learning_rate: of the weights' Adam.
+    optimizer: of the weights, in place of Adam.
+
+  Returns:
+    a normalizer (stacked -> stacked) that needs `losses=`; under `optax.inject_hyperparams` name
+    `static_args=('num_tasks', 'optimizer')`.
+
+  Raises:
+    ValueError: in a chain without num_tasks; at update, without losses or with another T.
+
+  References:
+    Chen et al., GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask
+    Networks, ICML 2018.
+
+  Example:
+    >>> import jax.numpy as jnp, mtl_jax
+    >>> tx = mtl_jax.optim.gradnorm(num_tasks=2)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> grads = jnp.array([[4.0, 0.0], [0.0, 1.0]])
+    >>> _, state = tx.update(grads, state, losses=jnp.array([1.0, 1.0]))
+    >>> [f'{weight:.3f}' for weight in state.weights.tolist()]
+    ['0.975', '1.025']
+  """
+  tx = optax.adam(learning_rate) if optimizer is None else optimizer
+
+  def init(tasks):
+    tasks = num_tasks if tasks is None else tasks
+    if tasks is None:
+      raise ValueError('gradnorm needs num_tasks in an optax chain: gradnorm(num_tasks=T).')
+    if num_tasks is not None and tasks != num_tasks:
+      raise ValueError(f'gradnorm(num_tasks={num_tasks}) was given {tasks} tasks.')
+    weights = jnp.ones(tasks, jnp.float32)
+    return GradNormState(weights, jnp.full(tasks, jnp.nan, jnp.float32), tx.init(weights))
+
+  def update(state, *, present, losses=None, gramian=None, **extra_args):
+    del extra_args
+    losses = _base.require_losses(losses, 'gradnorm')
+    weights = state.weights
+    if losses.shape != weights.shape:
+      raise ValueError(f'gradnorm of {weights.shape[0]} tasks was given losses {losses.shape}.')
+    here = present.astype(jnp.float32)
+    count = jnp.maximum(jnp.sum(here), 1.0)
+    first = jnp.where(jnp.isnan(state.first_losses) & (here > 0), losses, state.first_losses)
+
+    norms = jnp.sqrt(jnp.diagonal(gramian))
+    scaled = weights * norms
+    mean_norm = jnp.sum(here * scaled) / count
+    progress = jnp.where((here > 0) & (first > 0), losses / jnp.where(first > 0, first, 1.0), here)
+    rate = progress / jnp.maximum(jnp.sum(here * progress) / count, jnp.finfo(jnp.float32).tiny)
+    target = mean_norm * jnp.maximum(rate, 0.0) ** alpha
+    grads = here * jnp.sign(scaled - target) * norms
+
+    with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
+      steps, opt_state = tx.update(grads, state.opt_state, weights)
+    moved = jnp.maximum(optax.apply_updates(weights, steps), _SMALLEST_WEIGHT)
+    moved = moved * (weights.shape[0] / jnp.sum(moved))
+    return weights, GradNormState(moved, first, opt_state)
+
+  return _base.normalizer(_base.Weighting(init, update, 'gramian'), num_tasks)

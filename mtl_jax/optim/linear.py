@@ -1,0 +1,51 @@
+"""Sum and mean of the task gradients: the baselines of every table."""
+
+import jax.numpy as jnp
+
+from mtl_jax.optim import _base
+
+
+def sum_tasks() -> _base.Balancer:
+  """The plain sum of the task losses: d = Σᵢ gᵢ, w = 1.
+
+  Also called equal weighting (EW) or linear scalarization. Differs from `mean_tasks` by the factor T.
+  A step with this method scales each task's whole loss: its own parameters get the weight too.
+
+  Returns:
+    a balancer that needs the losses only; its state is empty.
+
+  Example:
+    >>> import jax.numpy as jnp, mtl_jax
+    >>> tx = mtl_jax.optim.sum_tasks()
+    >>> tx.update(jnp.array([[1.0, 0.0], [0.0, 2.0]]), tx.init(jnp.zeros(2)))[0].tolist()
+    [1.0, 2.0]
+  """
+
+  def update(state, *, present, **extra_args):
+    del extra_args
+    return jnp.ones(present.shape, jnp.float32), state
+
+  return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))
+
+
+def mean_tasks() -> _base.Balancer:
+  """The mean over the tasks that are present: d = Σᵢ gᵢ / T.
+
+  A step with this method scales each task's whole loss: its own parameters get the weight too.
+
+  Returns:
+    a balancer that needs the losses only; its state is empty.
+
+  Example:
+    >>> import jax.numpy as jnp, mtl_jax
+    >>> tx = mtl_jax.optim.mean_tasks()
+    >>> tx.update(jnp.array([[1.0, 0.0], [0.0, 2.0]]), tx.init(jnp.zeros(2)))[0].tolist()
+    [0.5, 1.0]
+  """
+
+  def update(state, *, present, **extra_args):
+    del extra_args
+    here = present.astype(jnp.float32)
+    return here / jnp.maximum(jnp.sum(here), 1.0), state
+
+  return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))

@@ -1,0 +1,105 @@
+"""Reads finished runs and writes their tables and plots; never trains, evaluates or changes one.
+
+The command is `python -m mtl_jax.report DIR...`.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mtl_jax.errors import WorkdirError
+from mtl_jax.report import _render
+from mtl_jax.report._runs import Run, Runs, experiments, load
+from mtl_jax.report._table import Cell, Column, Row, Table, tables
+
+FORMATS = ('md', 'tex', 'csv')
+
+__all__ = ['FORMATS', 'Cell', 'Column', 'Row', 'Run', 'Runs', 'Table', 'load', 'report', 'tables']
+
+
+def report(
+  dirs: Iterable[str | os.PathLike[str]],
+  out: str | os.PathLike[str] | None = None,
+  console: Console | None = None,
+  plots: bool = True,
+  *,
+  split: str = 'test',
+  formats: Sequence[str] = FORMATS,
+  digits: int = 2,
+  all_metrics: bool = False,
+) -> list[Table]:
+  """Prints the tables of the runs below `dirs`, and writes them and their plots to `out`.
+
+  The files are table.md, table.tex, table.csv and, where the runs have the data, curves.png,
+  weights.png and cosines.png (NAME_curves.png and so on with several configs). Each is replaced
+  whole, so that a reader never sees half of one.
+
+  Args:
+    dirs: directories with runs in or below them.
+    out: where to write, made if it does not exist; by default the first of `dirs`.
+    console: where to print; by default standard output.
+    plots: whether to plot.
+    split: 'test' or 'validation'.
+    formats: which tables to write, of 'md', 'tex' and 'csv'.
+    digits: decimals of percentages; other values get two more.
+    all_metrics: whether to show every metric of each task instead of the main one.
+
+  Returns:
+    The tables, one for each config.
+
+  Raises:
+    WorkdirError: if there is no finished run, a run's files cannot be read or do not fit together,
+      or `out` cannot be written.
+  """
+  roots = [Path(root) for root in dirs]
+  runs = load(roots)
+  found = tables(runs, split, all_metrics)
+  console = console or _console()
+  for table in found:
+    console.print(_render.terminal(table, digits, console))
+    for note in table.notes:
+      console.print(note, markup=False, highlight=False, style='dim')
+    console.print()
+  render = {
+    'md': lambda: _render.markdown(found, digits),
+    'tex': lambda: _render.latex(found, digits),
+    'csv': lambda: _render.comma_separated(found),
+  }
+  files = {f'table.{name}': render[name]().encode() for name in formats}
+  if plots:
+    from mtl_jax.report import _plots  # matplotlib is slow to import, and tables do without
+
+    groups = experiments(runs.finished)
+    for group in groups:
+      prefix = re.sub(r'[^\w.-]+', '_', group.name) + '_' if len(groups) > 1 else ''
+      files |= {f'{prefix}{name}.png': data for name, data in _plots.plots(group).items()}
+  folder = Path(out) if out is not None else roots[0]
+  for name, data in files.items():
+    _write(folder, name, data)
+  if files:
+    console.print(f'Wrote {", ".join(files)} to {folder}', markup=False, highlight=False)
+  return found
+
+
+def _console() -> Console:
+  """Returns a console that wraps at the terminal's edge, and not at all in a file or a pipe."""
+  console = Console()
+  return console if console.is_terminal else Console(width=1000)
+
+
+def _write(folder: Path, name: str, data: bytes) -> None:
+  temporary = folder / f'.{name}.{os.getpid()}'
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(data)
+    temporary.replace(folder / name)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+    raise WorkdirError(
+      f'cannot write {name} in {folder}: {error.strerror}; write elsewhere with --out'
+    ) from error

@@ -1,0 +1,165 @@
+"""Trains every variant of a config with every seed, then prints their table and writes plots.
+
+  python -m mtl_jax.train --config=configs/NAME.py[:ARGUMENT] --workdir=DIR
+
+Each run has a directory DIR/VARIANT/seed_K with config.json, versions.json, metrics.jsonl,
+tensorboard/, checkpoints/ and, when it is finished, results.json. The same command again goes on
+from the last checkpoint, with exactly the numbers of a run that was never stopped; finished runs
+are left as they are.
+
+Any key of the config can be changed on the command line, after --config:
+
+  --config.optimizer.learning_rate=1e-3  --config.balance.name=gradnorm+pcgrad  --config.seeds=0,1
+
+Exit codes:
+    0  all runs are finished
+    1  an unexpected error
+    2  the command line or the config is wrong
+    3  the data set is missing or damaged
+    4  the work directory cannot be used: another config's run, no permission, a full disk
+    5  a loss or gradient became NaN or infinite; the last good checkpoint is intact
+  130  interrupted (Ctrl-C, SIGINT): the state was saved after the current step
+  143  terminated (SIGTERM): likewise; a second signal ends the command without saving
+"""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+from ml_collections import config_dict
+
+from mtl_jax import _build, _command_line, _console, _loop, _workdir, report
+from mtl_jax import config as config_lib
+from mtl_jax.data import pipeline
+
+Interrupted = _loop.Interrupted
+
+
+def run(
+  config: config_dict.ConfigDict | Mapping[str, Any],
+  workdir: str | os.PathLike[str],
+  *,
+  variants: Iterable[str] = (),
+  should_stop: Callable[[], bool] = lambda: False,
+) -> list[dict[str, Any]]:
+  """Trains the runs of a config that are not finished, one after the other.
+
+  Args:
+    config: `mtl_jax.config.default()` with changes.
+    workdir: where the runs' directories are, or will be.
+    variants: names of the variants to train; () for all.
+    should_stop: asked after every step; once it is true, the state is saved and training ends.
+
+  Returns:
+    the results of all runs, as in their results.json: by variant, then by seed.
+
+  Raises:
+    ConfigError: the config is wrong; nothing was done.
+    DataError: the data set is missing or damaged.
+    WorkdirError: a run's directory holds another config's run, or cannot be written.
+    NonFiniteError: a loss or gradient is NaN or infinite; the last good checkpoint is intact.
+    Interrupted: `should_stop` said so.
+  """
+  runs = config_lib.resolve(config, variants)
+  directories = [_directory(workdir, single) for single in runs]
+  found = [directory.check() for directory in directories]
+  results = []
+  prepared: dict[str, _Prepared] = {}
+  with _console.for_process(len(runs), jax.process_index()) as console:
+    for single, directory, result in zip(runs, directories, found, strict=True):
+      variant = single['variant']
+      if result is not None:
+        console.finish(f'{variant} seed {single["seed"]} was finished before: {_summary(result)}')
+      else:
+        if should_stop():
+          raise Interrupted(f'{variant} seed {single["seed"]}: stopped before it began')
+        with directory.open():
+          if variant not in prepared:
+            prepared = {variant: _prepare(single)}  # the last variant's is no longer needed
+          data = prepared[variant].data.with_seed(single['seed'])
+          with directory.guard():
+            data.write(directory.path)
+          training = _loop.Training(
+            single,
+            data,
+            prepared[variant].program,
+            directory,
+            console,
+            prepared[variant].steps,
+            should_stop,
+          )
+          result = training.train()
+        console.finish(_summary(result))
+      results.append(result)
+  return results
+
+
+class _Prepared(NamedTuple):
+  """What all seeds of a variant share: the data, the number of steps, what is compiled."""
+
+  data: pipeline.Data
+  steps: int
+  program: _build.Program
+
+
+def _prepare(run: config_lib.Plain) -> _Prepared:
+  train = run['train']
+  data = pipeline.load(run['dataset'], tuple(run['tasks']), train['batch_size'], run['seed'])
+  steps = train['steps'] or max(1, round(train['epochs'] * data.steps_per_epoch))
+  return _Prepared(data, steps, _build.program(run, data, steps))
+
+
+def _directory(workdir: str | os.PathLike[str], run: config_lib.Plain) -> _workdir.Workdir:
+  path = pathlib.Path(workdir).expanduser() / run['variant'] / f'seed_{run["seed"]}'
+  return _workdir.Workdir(path.absolute(), run)
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+  split = 'test' if 'test' in result else 'validation'
+  metrics = result[split]['metrics']
+  shown = '  '.join(
+    f'{task} {metrics[task][name]:.4f}'
+    for task, name in result['main_metrics'].items()
+    if metrics[task][name] is not None
+  )
+  return (
+    f'{result["steps"]} steps in {result["seconds"]:.0f} s, best at {result["best_step"]}; '
+    f'{split}: {shown}'
+  )
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns its exit code."""
+  logging.set_verbosity(logging.ERROR)  # orbax tells of every file
+  try:
+    arguments = _command_line.parse(sys.argv if argv is None else argv, __doc__)
+    if arguments is None:
+      return 0
+    with _command_line.Signals() as signals:
+      try:
+        run(
+          arguments.config,
+          arguments.workdir,
+          variants=arguments.variants,
+          should_stop=lambda: signals.received is not None,
+        )
+      except Interrupted as e:
+        print(e, file=sys.stderr)
+        return signals.exit_code
+      except _command_line.Stopped:
+        print('stopped at once; the same command goes on from the last checkpoint', file=sys.stderr)
+        return signals.exit_code
+    if jax.process_index() == 0:
+      report.report([arguments.workdir])
+  except tuple(_command_line.EXIT_CODES) as e:
+    print(f'error: {e}', file=sys.stderr)
+    return _command_line.exit_code(e)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

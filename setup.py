@@ -1,0 +1,64 @@
+"""Packaging of mtl_jax; tools are configured in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r"__version__ = '([^']+)'", (HERE / 'mtl_jax' / '__init__.py').read_text(encoding='utf-8')
+)
+assert VERSION is not None
+
+QUICKSTART = ['lemminflect>=0.2.3']
+DEV = [
+  *QUICKSTART,
+  'hypothesis>=6.100',
+  'mypy>=1.13',
+  'pytest>=8',
+  'pytest-xdist>=3.6',
+  'ruff>=0.9',
+]
+
+setup(
+  name='mtl_jax',
+  version=VERSION[1],
+  description='Multi-task learning in JAX: train one model on many tasks, fast and exactly.',
+  long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=find_packages(include=['mtl_jax', 'mtl_jax.*']),
+  python_requires='>=3.11',
+  install_requires=[
+    'absl-py>=2.1',
+    'array_record>=0.8',
+    'chex>=0.1.90',
+    'flax>=0.12',
+    'grain>=0.2.15',
+    'jax>=0.10',
+    'matplotlib>=3.9',
+    'ml_collections>=1.0',
+    'numpy>=2.0',
+    'optax>=0.2.6',
+    'orbax-checkpoint>=0.11.30',
+    'rich>=13.9',
+    'scikit-learn>=1.5',
+    'scipy>=1.14',
+    'seqeval>=1.2.2',
+    'tensorboardX>=2.6',
+    'tensorflow-datasets>=4.9.9',
+    'tokenizers>=0.21',
+  ],
+  extras_require={
+    'quickstart': QUICKSTART,
+    'dev': DEV,
+    'cuda': ['jax[cuda13]>=0.10'],
+    'tpu': ['jax[tpu]>=0.10'],
+  },
+  classifiers=[
+    'Intended Audience :: Science/Research',
+    'Programming Language :: Python :: 3',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+  ],
+)

@@ -1,0 +1,212 @@
+"""Checkpoints are complete or absent, exact for every leaf, and refuse what does not fit."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mtl_jax import checkpoint, errors
+
+
+def _state(seed=0):
+  k1, k2 = jax.random.split(jax.random.key(seed))
+  params = {
+    'shared': {'layer.a/b': jax.random.normal(k1, (8, 4)), 'half': jnp.ones((3,), jnp.bfloat16)},
+    'tasks': {'pos': {}, 'lemma': {'bias': jax.random.normal(k2, (5,))}},
+  }
+  return {
+    'params': params,
+    'opt_state': optax.adamw(1e-3).init(params),
+    'balance_state': (optax.EmptyState(), {'key': jax.random.key(7)}),
+    'step': jnp.asarray(3, jnp.int32),
+    'key': jax.random.key(seed + 1, impl='rbg'),
+  }
+
+
+def _bits(tree):
+  leaves = jax.tree.leaves(tree)
+  is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+  return [
+    np.asarray(jax.random.key_data(leaf) if key else leaf).tobytes()
+    for leaf, key in zip(leaves, is_key, strict=True)
+  ]
+
+
+def test_restores_every_bit(tmp_path):
+  state, extra = _state(), {'data': {'next_index': 12}, 'best': [0.1 + 0.2, None], 'text': 'é'}
+  with checkpoint.Checkpoints(tmp_path / 'c') as checkpoints:
+    assert checkpoints.restore(state) is None
+    assert checkpoints.restore_best(state) is None
+    checkpoints.save(3, state, extra)
+  with checkpoint.Checkpoints(tmp_path / 'c') as checkpoints:
+    restored, restored_extra = checkpoints.restore(jax.eval_shape(_state))
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  assert _bits(restored) == _bits(state)
+  assert restored_extra == extra
+  assert jax.random.bits(restored['key']) == jax.random.bits(state['key'])
+
+
+def test_keeps_the_best_and_the_last(tmp_path):
+  states = {step: _state(step) for step in (1, 2, 3, 4)}
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    for step, state in states.items():
+      checkpoints.save(step, state, {'step': step}, best=step == 2)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['2', '4']
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    assert (checkpoints.best_step, checkpoints.last_step) == (2, 4)
+    best, extra = checkpoints.restore_best(states[1])
+    assert _bits(best) == _bits(states[2])
+    assert extra == {'step': 2}
+    assert _bits(checkpoints.restore(states[1])[0]) == _bits(states[4])
+    checkpoints.save(5, states[1], {}, best=True)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['5']
+
+
+def test_sharded_state_restores_into_another_sharding(tmp_path):
+  mesh = jax.make_mesh((4, 2), ('data', 'fsdp'))
+  sharded = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  other = NamedSharding(mesh, PartitionSpec('fsdp', 'data'))
+  values = np.arange(64, dtype=np.float32).reshape(8, 8)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, {'w': jax.device_put(values, sharded)}, {})
+    target = {'w': jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=other)}
+    restored, _ = checkpoints.restore(target)
+  assert restored['w'].sharding == other
+  np.testing.assert_array_equal(np.asarray(restored['w']), values)
+
+
+def test_a_half_written_checkpoint_is_never_restored(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, _state(1), {'step': 1})
+  half = tmp_path / '2.orbax-checkpoint-tmp'
+  (half / 'state').mkdir(parents=True)
+  (half / 'state' / 'manifest.ocdbt').write_bytes(b'half')
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.last_step == 1
+    checkpoints.save(2, _state(2), {'step': 2})
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    assert _bits(checkpoints.restore(_state())[0]) == _bits(_state(2))
+
+
+def test_a_damaged_checkpoint_is_an_error(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, _state(1), {})
+  for path in (tmp_path / '1' / 'state').rglob('*'):
+    if path.is_file() and path.parent.name == 'd':
+      path.write_bytes(path.read_bytes()[:10])
+  with (
+    checkpoint.Checkpoints(tmp_path) as checkpoints,
+    pytest.raises(errors.WorkdirError, match='Cannot read the checkpoint of step 1'),
+  ):
+    checkpoints.restore(_state())
+
+
+def test_another_model_is_an_error_that_names_the_leaves(tmp_path):
+  state = {'params': {'w': jnp.ones((2, 3)), 'old': jnp.ones(2)}}
+  target = {'params': {'w': jnp.ones((2, 4)), 'new': jnp.ones(2)}}
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state, {})
+    with pytest.raises(errors.WorkdirError, match='another model') as error:
+      checkpoints.restore(target)
+  for part in (
+    'params/new is not in the checkpoint',
+    'params/old is in the checkpoint alone',
+    'params/w is (2, 3) float32 there and (2, 4) float32 here',
+  ):
+    assert part in str(error.value)
+
+
+def test_a_step_is_not_saved_twice(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(2, _state(), {})
+    with pytest.raises(errors.WorkdirError, match='step 2'):
+      checkpoints.save(2, _state(), {})
+
+
+_FULL_DISK = """
+import resource, sys
+import jax.numpy as jnp, numpy as np
+from mtl_jax import checkpoint, errors
+noise = jnp.asarray(np.random.default_rng(0).random((300, 300), np.float32))
+checkpoints = checkpoint.Checkpoints(sys.argv[1])
+checkpoints.save(1, {'w': noise}, {'step': 1})
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file can grow beyond this
+try:
+  checkpoints.save(2, {'w': noise + 1}, {'step': 2})
+except errors.WorkdirError as e:
+  print(e)
+restored = checkpoint.Checkpoints(sys.argv[1]).restore({'w': noise})
+assert restored[1] == {'step': 1} and (restored[0]['w'] == noise).all()
+"""
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+  process = subprocess.run(
+    [sys.executable, '-c', _FULL_DISK, tmp_path], capture_output=True, text=True, check=False
+  )
+  assert process.returncode == 0, process.stderr
+  assert 'Cannot write the checkpoint of step 2' in process.stdout
+  assert 'step 1 stands' in process.stdout
+
+
+_SAVE_FOREVER = """
+import itertools, sys
+import jax.numpy as jnp
+from mtl_jax import checkpoint
+target = {str(i): jnp.zeros((50, 50)) for i in range(20)}
+checkpoints = checkpoint.Checkpoints(sys.argv[1])
+restored = checkpoints.restore(target)
+start = 0
+if restored:
+  state, extra = restored
+  start = extra['step']
+  assert all((leaf == start).all() for leaf in state.values()), 'torn'
+  assert checkpoints.best_step == (start - start % 3 or None)
+print(start, flush=True)
+for step in itertools.count(start + 1):
+  state = {name: leaf + step for name, leaf in target.items()}
+  checkpoints.save(step, state, {'step': step}, best=step % 3 == 0)
+"""
+
+
+def test_killed_while_saving(tmp_path):
+  """SIGKILL at random moments of back-to-back saves: what is there is whole, newer each time."""
+  rng, starts = random.Random(0), []
+  for _ in range(4):
+    process = subprocess.Popen(
+      [sys.executable, '-c', _SAVE_FOREVER, tmp_path],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    line = process.stdout.readline()
+    assert line.strip().isdigit(), process.stderr.read()
+    starts.append(int(line))
+    time.sleep(0.3 + rng.random() / 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+  assert starts == sorted(set(starts))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_an_unreadable_directory(tmp_path):
+  (tmp_path / 'c').mkdir(mode=0)
+  with pytest.raises(errors.WorkdirError):
+    checkpoint.Checkpoints(tmp_path / 'c')
+
+
+def test_a_file_in_place_of_the_directory(tmp_path):
+  path = pathlib.Path(tmp_path / 'c')
+  path.write_text('')
+  with pytest.raises(errors.WorkdirError, match='Cannot open'):
+    checkpoint.Checkpoints(path)

@@ -1,0 +1,101 @@
+"""Small models and batches that the core's tests share: four kinds of task, three trunks, two regimes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import Task, encoders, heads, sharing
+
+B, S, P = 16, 8, 4
+NAMES = ('intent', 'slots', 'topics', 'score')
+
+
+def tasks(text=True):
+  pooling = 'attention' if text else 'mean'
+  made = [
+    Task('intent', heads.get('classification', num_classes=5, pooling=pooling)),
+    Task('slots', heads.get('tagging', num_classes=7, sentence='max'), kind='tagging', weight=0.5),
+    Task('topics', heads.get('multilabel', num_classes=3), kind='multilabel'),
+    Task('score', heads.get('regression', pooling='first'), kind='regression'),
+  ]
+  return made if text else [made[0], *made[2:]]
+
+
+def model(encoder='transformer', dropout=0.0):
+  if encoder == 'mlp':
+    return sharing.hard(encoders.MLP((16, 16), dropout), tasks(text=False))
+  embedding = encoders.Embedding(50, 16, pieces_vocab_size=20, dropout=dropout)
+  return sharing.hard(
+    encoders.get(encoder, embedding=embedding, features=16, layers=1, dropout=dropout), tasks()
+  )
+
+
+def inputs(seed=0, length=S, batch=B):
+  rng = np.random.default_rng(seed)
+  mask = np.arange(length) < rng.integers(1, length + 1, (batch, 1))
+  return {
+    'tokens': (rng.integers(2, 50, (batch, length)) * mask).astype(np.int32),
+    'mask': mask,
+    'pieces': rng.integers(0, 20, (batch, length, P)).astype(np.int32) * mask[..., None],
+  }
+
+
+def targets(seed=0, length=S, batch=B):
+  rng = np.random.default_rng(seed)
+  return {
+    'intent': rng.integers(-1, 5, (batch,)).astype(np.int32),
+    'slots': rng.integers(-1, 7, (batch, length)).astype(np.int32),
+    'topics': rng.integers(0, 2, (batch, 3)).astype(np.int32),
+    'score': rng.normal(size=(batch,)).astype(np.float32),
+  }
+
+
+def shared_batch(encoder='transformer', seed=0):
+  mask = {'score': np.arange(B) < B // 2}
+  labels = targets(seed)
+  if encoder == 'mlp':
+    del labels['slots']
+    x = np.random.default_rng(seed).normal(size=(B, 6)).astype(np.float32)
+    return {'inputs': x, 'targets': labels, 'mask': mask}
+  return {'inputs': inputs(seed), 'targets': labels, 'mask': mask}
+
+
+def own_batch(lengths=(S, S, S, S)):
+  """One example set a task; equal lengths give equal shapes."""
+  return {
+    name: {'inputs': inputs(i, length), 'targets': targets(i, length)[name]}
+    for i, (name, length) in enumerate(zip(NAMES, lengths, strict=True))
+  }
+
+
+def init(model, batch):
+  """Fresh parameters; compiled, since thousands of eager operations take longer."""
+  return jax.jit(model.init)(jax.random.key(0), batch)
+
+
+def losses(model, params, batch, key=None):
+  """The plain losses `[T]`, compiled."""
+  return jax.jit(model.losses)(params, batch, key)
+
+
+def loss_by_loss(model, params, batch, key=None):
+  """Each task's gradient by its own jax.grad of the plain loss: the independent way."""
+  count = len(model.task_names)
+  grads = jax.jit(
+    lambda params: [
+      jax.grad(lambda p, i=i: model.losses(p, batch, key)[i])(params) for i in range(count)
+    ]
+  )(params)
+  shared = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[g['shared'] for g in grads])
+  own = {name: grads[i]['tasks'][name] for i, name in enumerate(model.task_names)}
+  return {'shared': shared, 'tasks': own}
+
+
+def assert_trees_close(actual, expected, tolerance=2e-5):
+  """Leaf by leaf, relative to the largest entry of the whole tree's leaf or 1e-2, whichever is more."""
+
+  def check(a, e):
+    scale = max(float(np.abs(np.asarray(e)).max(initial=0.0)), 1e-2)
+    np.testing.assert_allclose(np.asarray(a), np.asarray(e), rtol=0, atol=tolerance * scale)
+
+  jax.tree.map(check, actual, expected)

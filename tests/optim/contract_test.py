@@ -1,0 +1,218 @@
+"""What every balancing method promises; a new method joins `CASES` and inherits all checks."""
+
+import doctest
+import importlib
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from optax.experimental import aggregating
+
+from mtl_jax import errors, gradients, optim, sharding
+from mtl_jax.optim import _base
+
+T = 3
+CASES = {
+  'sum_tasks': {},
+  'mean_tasks': {},
+  'normalize_task_gradients': {},
+  'gradnorm': {'num_tasks': T},
+  'pcgrad': {},
+}
+BALANCERS = [n for n in CASES if isinstance(optim.get(n, **CASES[n]), optim.Balancer)]
+NORMALIZERS = [n for n in CASES if n not in BALANCERS]
+
+
+def stacked(seed=0, tasks=T):
+  rng = np.random.default_rng(seed)
+  tree = {'w': rng.normal(size=(tasks, 8, 5)), 'b': rng.normal(size=(tasks, 8))}
+  return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
+PARAMS = {'w': jnp.zeros((8, 5)), 'b': jnp.zeros(8)}
+LOSSES = jnp.array([1.0, 2.0, 0.5])
+
+
+def close(actual, expected, rtol=2e-5, atol=1e-6):
+  jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol, atol), actual, expected)
+
+
+def test_the_table_is_complete():
+  assert set(CASES) == set(optim.METHODS)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_shapes_state_and_optax_type(name):
+  tx = optim.get(name, **CASES[name])
+  assert isinstance(tx, optax.GradientTransformationExtraArgs)
+  assert tx.needs in _base.NEEDS
+  state = tx.init(PARAMS)
+  updates, new_state = tx.update(stacked(), state, PARAMS, losses=LOSSES, unknown='ignored')
+  lead = () if name in BALANCERS else (T,)
+  assert jax.tree.map(lambda x: x.shape, updates) == jax.tree.map(lambda x: lead + x.shape, PARAMS)
+  assert jax.tree.structure(state) == jax.tree.structure(new_state)
+  assert all(
+    a.dtype == b.dtype and a.shape == b.shape
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True)
+  )
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_jit_vmap_and_scan_agree_with_eager(name):
+  tx = optim.get(name, **CASES[name])
+  batches = [stacked(seed) for seed in range(4)]
+  state, eager = tx.init(PARAMS), []
+  for grads in batches:
+    updates, state = tx.update(grads, state, PARAMS, losses=LOSSES)
+    eager.append(updates)
+  expected = jax.tree.map(lambda *x: jnp.stack(x), *eager)
+  sequence = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+
+  def step(state, grads):
+    updates, state = tx.update(grads, state, PARAMS, losses=LOSSES)
+    return state, updates
+
+  scanned = jax.jit(lambda s, g: jax.lax.scan(step, s, g))(tx.init(PARAMS), sequence)[1]
+  close(scanned, expected)
+  # Many states at once: each column starts fresh, so it gives the first step's answer.
+  fresh = jax.tree.map(lambda x: jnp.stack([x] * 4), tx.init(PARAMS))
+  many = jax.jit(jax.vmap(lambda s, g: step(s, g)[1]))(fresh, sequence)
+  for row, grads in enumerate(batches):
+    alone, _ = tx.update(grads, tx.init(PARAMS), PARAMS, losses=LOSSES)
+    close(jax.tree.map(lambda x, row=row: x[row], many), alone)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_sharded_gradients_give_the_same_answer(name):
+  tx = optim.get(name, **CASES[name])
+  mesh = sharding.make_mesh(2, 4)
+  specs = {'w': PartitionSpec(None, 'fsdp'), 'b': PartitionSpec(None, ('data', 'fsdp'))}
+  placed = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in stacked().items()}
+  update = jax.jit(lambda g, s: tx.update(g, s, PARAMS, losses=LOSSES)[0])
+  close(update(placed, tx.init(PARAMS)), tx.update(stacked(), tx.init(PARAMS), losses=LOSSES)[0])
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_wrong_task_axis_names_the_leaf(name):
+  tx = optim.get(name, **CASES[name])
+  grads = stacked() | {'b': jnp.zeros((2, 8))}
+  with pytest.raises(ValueError, match=r"T = 3 .*\['b'\] has shape \(2, 8\)"):
+    tx.update(grads, tx.init(PARAMS), losses=LOSSES)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_zero_gradient_and_zero_loss_stay_finite(name):
+  tx = optim.get(name, **CASES[name])
+  grads = jax.tree.map(lambda x: x.at[1].set(0.0), stacked())
+  updates, state = tx.update(grads, tx.init(PARAMS), losses=LOSSES.at[1].set(0.0))
+  assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(updates))
+  updates, _ = tx.update(grads, state, losses=LOSSES)
+  assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize('name', BALANCERS)
+def test_one_task_is_the_plain_gradient(name):
+  tx = optim.get(name, **({'num_tasks': 1} if 'num_tasks' in CASES[name] else {}))
+  grads = stacked(tasks=1)
+  updates, _ = tx.update(grads, tx.init(PARAMS), losses=LOSSES[:1])
+  close(updates, jax.tree.map(lambda x: x[0], grads))
+
+
+@pytest.mark.parametrize('name', BALANCERS)
+def test_weighting_is_the_transformation(name):
+  tx = optim.get(name, **CASES[name])
+  grads = stacked()
+  weights, _ = tx.weighting.update(
+    tx.weighting.init(T),
+    losses=LOSSES,
+    gramian=gradients.gramian(grads),
+    present=jnp.ones(T, bool),
+  )
+  close(gradients.combine(weights, grads), tx.update(grads, tx.init(PARAMS), losses=LOSSES)[0])
+
+
+@pytest.mark.parametrize('balancer', BALANCERS)
+@pytest.mark.parametrize('normalizer', NORMALIZERS)
+def test_compose_is_chain_with_one_gramian(normalizer, balancer):
+  links = [optim.get(n, **CASES[n]) for n in (normalizer, balancer)]
+  composed, chained = optim.compose(*links), optax.chain(*links)
+  state, chain_state = composed.init(PARAMS), chained.init(PARAMS)
+  for seed in range(3):
+    losses = LOSSES / (seed + 1)
+    actual, state = composed.update(stacked(seed), state, losses=losses)
+    expected, chain_state = chained.update(stacked(seed), chain_state, losses=losses)
+    close(actual, expected)
+  from_weighting = composed.weighting.init(T)
+  assert jax.tree.structure(from_weighting) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_in_a_chain_with_clipping_and_adam(name):
+  link = optim.get(name, **CASES[name])
+  links = [link] if name in BALANCERS else [link, optim.sum_tasks()]
+  with jax.numpy_dtype_promotion('standard'):
+    tx = optax.chain(*links, optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+    state = tx.init(PARAMS)
+    updates, _ = jax.jit(tx.update)(stacked(), state, PARAMS, losses=LOSSES)
+  assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, PARAMS)
+
+
+@pytest.mark.parametrize('name', BALANCERS)
+def test_in_optax_aggregating_process(name):
+  balancer = optim.get(name, **CASES[name])
+  tx = aggregating.process(
+    optim.normalize_task_gradients(), balancer, optax.with_extra_args_support(optax.sgd(0.5))
+  )
+  updates, _ = jax.jit(tx.update)(stacked(), tx.init(PARAMS), PARAMS, losses=LOSSES)
+  expected = optax.chain(optim.normalize_task_gradients(), balancer)
+  expected, _ = expected.update(stacked(), expected.init(PARAMS), losses=LOSSES)
+  close(updates, jax.tree.map(lambda x: -0.5 * x, expected))
+
+
+def test_inject_hyperparams_reaches_alpha():
+  with jax.numpy_dtype_promotion('standard'):
+    tx = optax.inject_hyperparams(optim.gradnorm, static_args=('num_tasks', 'optimizer'))(
+      num_tasks=T, alpha=1.5
+    )
+    state = tx.init(PARAMS)
+    _, state = jax.jit(tx.update)(stacked(), state, PARAMS, losses=LOSSES)
+  assert float(state.hyperparams['alpha']) == 1.5
+
+
+def test_on_shared_leaves_tasks_alone():
+  tx = optim.on_shared(optim.pcgrad())
+  params = {'shared': PARAMS, 'tasks': {'a': jnp.zeros(2)}}
+  grads = {'shared': stacked(), 'tasks': {'a': jnp.arange(2.0)}}
+  updates, _ = tx.update(grads, tx.init(params), params)
+  close(updates['tasks'], grads['tasks'])
+  close(updates['shared'], optim.pcgrad().update(stacked(), optim.pcgrad().init(PARAMS))[0])
+  with pytest.raises(ValueError, match='on_shared needs'):
+    tx.init(PARAMS)
+
+
+def test_unknown_name_lists_the_nearest():
+  with pytest.raises(errors.ConfigError, match="did you mean 'pcgrad'"):
+    optim.get('pc_grad')
+
+
+def test_compose_refuses_wrong_links():
+  with pytest.raises(ValueError, match='last, a balancer'):
+    optim.compose(optim.gradnorm())
+  with pytest.raises(ValueError, match='must be a normalizer'):
+    optim.compose(optim.pcgrad(), optim.pcgrad())
+
+
+def test_every_example_runs():
+  """The docstrings' examples, of the whole package."""
+  import mtl_jax
+
+  for module in pkgutil.walk_packages(mtl_jax.__path__, 'mtl_jax.'):
+    if module.name.endswith('__main__'):
+      continue
+    with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+      failed, _ = doctest.testmod(importlib.import_module(module.name))
+    assert not failed, module.name

@@ -1,0 +1,194 @@
+"""The parts of training that need no data set: optimizer, early stopping, means of step metrics."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+from mtl_jax import _build, _console, _early_stopping, _window, errors, optim
+from mtl_jax import config as config_lib
+
+
+@pytest.fixture
+def standard_promotion():
+  """What the train step grants to optax, which counts on it."""
+  with jax.numpy_dtype_promotion('standard'):
+    yield
+
+
+def _run(**changes):
+  config = config_lib.default()
+  config.dataset.name = 'english_words'
+  config.tasks = config_lib.tasks({'pos': {}, 'lemma': {}})
+  config.train.steps = 100
+  config.update_from_flattened_dict(changes)
+  return config_lib.resolve(config)[0]
+
+
+def _params():
+  keys = jax.random.split(jax.random.key(0), 3)
+  return {
+    'shared': {'w': jax.random.normal(keys[0], (3, 2)), 'b': jax.random.normal(keys[1], (2,))},
+    'tasks': {'lemma': {'v': jnp.ones((2, 2))}, 'pos': {'v': jax.random.normal(keys[2], (2, 2))}},
+  }
+
+
+@pytest.mark.usefixtures('standard_promotion')
+def test_l2_is_the_gradient_of_the_penalty_and_is_added_before_clipping():
+  rates = {'optimizer.l2_shared': 0.3, 'tasks.pos.l2': 0.2, 'optimizer.clip_norm': 0.5}
+  choice = {'optimizer.name': 'sgd', 'optimizer.sgd.momentum': 0.0, 'optimizer.learning_rate': 2.0}
+  run = _run(**rates, **choice, **{'optimizer.schedule.name': 'constant'})
+  params = _params()
+
+  def loss(params, penalty):
+    squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(params['shared'])]
+    l2 = 0.3 * sum(squares) + 0.2 * jnp.sum(params['tasks']['pos']['v'] ** 2)
+    return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(params)) + penalty * l2
+
+  whole = jax.tree.map(np.asarray, jax.grad(loss)(params, 1.0))
+  norm = np.sqrt(sum(np.sum(leaf.astype(np.float64) ** 2) for leaf in jax.tree.leaves(whole)))
+  assert norm > 0.5
+  expected = jax.tree.map(lambda g: -2.0 * g * 0.5 / norm, whole)
+  tx = _build.build_optimizer(run, _build.build_schedule(run, 100))
+  updates, _ = jax.jit(tx.update)(jax.grad(loss)(params, 0.0), tx.init(params), params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
+
+
+@pytest.mark.usefixtures('standard_promotion')
+def test_weight_decay_falls_on_matrices_only():
+  run = _run(**{'optimizer.adamw.weight_decay': 0.1, 'optimizer.schedule.name': 'constant'})
+  tx = _build.build_optimizer(run, _build.build_schedule(run, 100))
+  params = _params()
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+  np.testing.assert_allclose(updates['shared']['w'], -1e-3 * 0.1 * params['shared']['w'], rtol=1e-5)
+  np.testing.assert_array_equal(updates['shared']['b'], 0)
+
+
+@pytest.mark.usefixtures('standard_promotion')
+@pytest.mark.parametrize('name', config_lib.CHOICES['optimizer'])
+def test_every_optimizer_goes_down(name):
+  run = _run(**{'optimizer.name': name})
+  tx = _build.build_optimizer(run, _build.build_schedule(run, 100))
+  params = _params()
+  updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+  assert (
+    sum(jnp.vdot(u, p) for u, p in zip(*map(jax.tree.leaves, (updates, params)), strict=True)) < 0
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'options', 'expected'),
+  [
+    ('constant', {}, {9: 0.9, 10: 1.0, 55: 1.0, 100: 1.0}),
+    ('cosine', {'cosine.final': 0.2}, {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.6, 100: 0.2}),
+    ('linear', {'linear.final': 0.1}, {10: 1.0, 55: 0.55, 100: 0.1}),
+    (
+      'exponential',
+      {'exponential.rate': 0.5, 'exponential.every': 30},
+      {10: 1.0, 40: 0.5, 70: 0.25},
+    ),
+  ],
+)
+def test_schedules(name, options, expected):
+  changes = {f'optimizer.schedule.{key}': value for key, value in options.items()}
+  changes |= {'optimizer.schedule.name': name, 'optimizer.schedule.warmup_steps': 10}
+  schedule = _build.build_schedule(_run(**changes, **{'optimizer.learning_rate': 3.0}), 100)
+  for step, share in expected.items():
+    assert float(jax.jit(schedule)(step)) == pytest.approx(3.0 * share, rel=1e-5)
+
+
+def test_scalings_alone_are_followed_by_the_sum():
+  for name in ('gradnorm', 'normalize_task_gradients', 'gradnorm+pcgrad', 'mean_tasks'):
+    balance = _build.build_balance(_run(**{'balance.name': name}))
+    assert isinstance(balance, optim.Balancer)
+
+
+def test_direction_of_selection_metrics():
+  names = ('mean', 'loss', 'joint.exact_match', 'pos.micro_f1', 'age.mae')
+  assert [_build.higher_is_better(name) for name in names] == [True, False, True, True, False]
+
+
+def test_early_stopping():
+  stopping = _early_stopping.EarlyStopping(True, patience=2, min_delta=0.1)
+  found = []
+  for step, value in enumerate([0.5, 0.55, 0.62, 0.6, 0.65]):
+    found.append((stopping.update(step, value), stopping.should_stop))
+    copy = _early_stopping.EarlyStopping(True, patience=2, min_delta=0.1)
+    copy.load(stopping.state())
+    assert copy == stopping
+  # 0.55 is the best, but no gain above 0.1; 0.62 is one over 0.5; then two without.
+  assert found == [(True, False), (True, False), (True, False), (False, False), (True, True)]
+  assert (stopping.best, stopping.best_step) == (0.65, 4)
+
+
+def test_early_stopping_on_a_loss_and_without_patience():
+  stopping = _early_stopping.EarlyStopping(False)
+  assert [stopping.update(i, value) for i, value in enumerate([2.0, 1.0, 1.0, 3.0])] == [
+    True,
+    True,
+    False,
+    False,
+  ]
+  assert not stopping.should_stop
+
+
+def _metrics(loss, present=(True, True), **others):
+  cosine = np.eye(2, dtype=np.float32)
+  return {'loss': np.float32(loss), 'present': np.array(present), 'cosine': cosine, **others}
+
+
+def test_means_leave_absent_tasks_out_and_survive_a_restart():
+  window = _window.Window(('a', 'b'))
+  window.add(_metrics([1.0, 5.0]))
+  other = _window.Window(('a', 'b'))
+  other.load(window.state())
+  for w in (window, other):
+    w.add(_metrics([2.0, 99.0], (True, False)))
+    means = w.means()
+    assert means['loss'] == {'a': 1.5, 'b': 5.0}
+    assert means['cosine'] == [[1.0, 0.0], [0.0, 1.0]]
+  window.clear()
+  window.add(_metrics([2.0, 0.0], (True, False)))
+  assert window.means()['loss'] == {'a': 2.0, 'b': None}
+  assert window.means()['cosine'] == [[1.0, None], [None, None]]
+
+
+def test_what_is_not_finite_is_named():
+  names = ('a', 'b')
+  good = {'finite': np.array([True, True]), 'loss': np.ones(2), 'update_norm': np.float32(1)}
+  _window.check_finite(3, good, names)
+  with pytest.raises(errors.NonFiniteError, match=r'step 3: .* of task b is NaN .*loss: b 1.0'):
+    _window.check_finite(3, good | {'finite': np.array([True, False])}, names)
+  with pytest.raises(errors.NonFiniteError, match='of tasks a, b is'):
+    _window.check_finite(3, good | {'finite': np.array([False, False])}, names)
+  with pytest.raises(errors.NonFiniteError, match='the update of the parameters is not'):
+    _window.check_finite(3, good | {'update_norm': np.float32('inf')}, names)
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_console_shows_runs(terminal):
+  out = io.StringIO()
+  inner = rich.console.Console(file=out, force_terminal=terminal, width=200)
+  with _console.Console(2, console=inner) as console:
+    console.start('sum seed 0', 0, 100)
+    console.progress(10, 5.0, {'pos': 0.5, 'lemma': None})
+    console.evaluated(10, 'mean', 0.25, 0.25, True)
+    console._progress.refresh()
+    console.finish('100 steps')
+  text = out.getvalue()
+  parts = ['sum seed 0: 100 steps', 'pos 0.5000', '5.0']
+  parts += ['best mean 0.2500'] if terminal else ['step 10/100', '0:18 left', 'mean 0.2500 (best)']
+  for part in parts:
+    assert part in text
+  assert ('\x1b[' in text) is terminal
+
+
+def test_a_quiet_console_shows_nothing(capsys):
+  with _console.for_process(1, process_index=1) as console:
+    console.start('x', 0, 1)
+    console.message('text')
+    console.finish('done')
+  assert capsys.readouterr().out == ''

@@ -1,0 +1,259 @@
+"""The train step: every path gives the update of its definition, on one device and on eight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mtl_jax
+from mtl_jax import gradients, optim, sharding
+from tests import models
+
+BALANCERS = {
+  'sum_tasks': optim.sum_tasks,
+  'mean_tasks': optim.mean_tasks,
+  'pcgrad': optim.pcgrad,
+  'gradnorm+pcgrad': lambda: optim.compose(optim.gradnorm(), optim.pcgrad()),
+  'chain': lambda: optax.chain(optim.normalize_task_gradients(), optim.pcgrad()),
+}
+
+
+def start(balance, optimizer, encoder='mlp', mesh=None, model=None, dropout=0.0):
+  model = model or models.model(encoder, dropout)
+  batch = models.shared_batch(encoder)
+  state = mtl_jax.init_train_state(model, balance, optimizer, jax.random.key(1), batch, mesh=mesh)
+  step = mtl_jax.make_train_step(model, balance, optimizer, mesh=mesh)
+  return model, batch, state, step
+
+
+@pytest.mark.parametrize('name', BALANCERS)
+def test_one_step_is_the_definition(name):
+  """Against the stacked gradients put through the method by hand and plain SGD."""
+  balance = BALANCERS[name]()
+  model, batch, state, step = start(balance, optax.sgd(0.1))
+  before = jax.tree.map(jnp.copy, state.params)
+  losses, grads = jax.jit(lambda p: mtl_jax.task_gradients(model, p, batch))(before)
+  if getattr(balance, 'weighting', None) is not None:
+    weights, _ = balance.weighting.update(
+      balance.weighting.init(3),
+      losses=losses,
+      gramian=gradients.gramian(grads['shared']),
+      present=jnp.ones(3, bool),
+    )
+    shared = gradients.combine(weights, grads['shared'])
+  else:
+    shared, _ = balance.update(grads['shared'], balance.init(before['shared']), losses=losses)
+  tasks = grads['tasks']
+  if name == 'mean_tasks':  # a loss weighting scales the whole loss
+    tasks = jax.tree.map(lambda g: g / 3, tasks)
+  state, metrics = step(state, batch)
+  expected = jax.tree.map(lambda p, g: p - 0.1 * g, before, {'shared': shared, 'tasks': tasks})
+  models.assert_trees_close(state.params, expected)
+  np.testing.assert_allclose(metrics['loss'], losses, rtol=1e-5)
+  assert metrics['finite'].all()
+  assert int(state.step) == 1
+
+
+@pytest.mark.parametrize('encoder', ['mlp', 'bilstm', 'transformer'])
+@pytest.mark.parametrize('name', ['sum_tasks', 'gradnorm+pcgrad'])
+def test_losses_fall_in_ten_steps_and_every_parameter_moves(encoder, name):
+  _, batch, state, step = start(BALANCERS[name](), optax.adamw(1e-2), encoder)
+  before = jax.tree.map(np.asarray, state.params)
+  history = []
+  for _ in range(10):
+    state, metrics = step(state, batch)
+    history.append(np.asarray(metrics['loss']))
+  assert (history[-1] < history[0]).all()
+  moved = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), before, state.params)
+  assert all(jax.tree.leaves(moved)), moved
+
+
+@pytest.mark.parametrize('name', BALANCERS)
+def test_eight_devices_give_the_update_of_one(name):
+  mesh = sharding.make_mesh(2, 4)
+  runs = []
+  for where in (None, mesh):
+    _, batch, state, step = start(BALANCERS[name](), optax.sgd(0.1, momentum=0.9), mesh=where)
+    batch = batch if where is None else sharding.shard_batch(batch, where)
+    for _ in range(4):
+      state, metrics = step(state, batch)
+    runs.append((state, metrics))
+  models.assert_trees_close(runs[1][0].params, runs[0][0].params, 1e-4)
+  np.testing.assert_allclose(runs[1][1]['loss'], runs[0][1]['loss'], rtol=1e-4)
+  kernel = runs[1][0].params['shared']['Dense_1']['kernel']
+  momentum = jax.tree.leaves(runs[1][0].opt_state)[-1]
+  assert not kernel.sharding.is_fully_replicated
+  assert kernel.addressable_shards[0].data.size == kernel.size // 4
+  assert momentum.sharding.mesh == mesh
+
+
+def test_transformer_on_eight_devices():
+  mesh = sharding.make_mesh(4, 2)
+  runs = []
+  for where in (None, mesh):
+    balance = BALANCERS['gradnorm+pcgrad']()
+    _, batch, state, step = start(balance, optax.sgd(0.1), 'transformer', where, dropout=0.1)
+    state, _ = step(state, batch if where is None else sharding.shard_batch(batch, where))
+    runs.append(state.params)
+  models.assert_trees_close(runs[1], runs[0], 1e-4)
+
+
+def _count_compilations(action):
+  events = []
+
+  def listen(name, *args, **kwargs):
+    del args, kwargs
+    if name == '/jax/core/compile/backend_compile_duration':
+      events.append(name)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    action()
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  return len(events)
+
+
+@pytest.mark.parametrize('mesh', [False, True])
+def test_the_step_is_compiled_once(mesh):
+  mesh = sharding.make_mesh() if mesh else None
+  _, batch, state, step = start(optim.pcgrad(), optax.adamw(1e-3), mesh=mesh)
+  batch = sharding.shard_batch(batch, mesh) if mesh else batch
+
+  def advance(steps):
+    nonlocal state
+    for _ in range(steps):
+      state, _ = step(state, batch)
+
+  assert _count_compilations(lambda: advance(1)) > 0
+  assert _count_compilations(lambda: advance(4)) == 0
+
+
+def test_state_is_donated_and_randomness_follows_the_step():
+  """A state rebuilt from its parts goes on as the one that never stopped."""
+  _, batch, state, step = start(optim.pcgrad(), optax.adam(1e-2), 'bilstm', dropout=0.3)
+  state, first = step(state, batch)
+  saved = jax.tree.map(jnp.copy, state)
+  donated = state.params['shared']
+  state, _ = step(state, batch)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
+  again, metrics = step(saved, batch)
+  jax.tree.map(np.testing.assert_array_equal, again.params, state.params)
+  assert not np.allclose(first['loss'], metrics['loss'])
+
+
+def test_many_seeds_in_one_program():
+  """vmap over states: each column is the run of its own key."""
+  model, batch = models.model('mlp'), models.shared_batch('mlp')
+  balance, optimizer = optim.pcgrad(), optax.sgd(0.1)
+  step = mtl_jax.make_train_step(model, balance, optimizer, jit=False)
+
+  def init(key):
+    return mtl_jax.init_train_state(model, balance, optimizer, key, batch)
+
+  keys = jax.random.split(jax.random.key(0), 3)
+  states, _ = jax.jit(jax.vmap(step, in_axes=(0, None)))(jax.vmap(init)(keys), batch)
+  alone, _ = jax.jit(step)(init(keys[1]), batch)
+  models.assert_trees_close(jax.tree.map(lambda x: x[1], states.params), alone.params)
+
+
+def _pmap_step(model, balance, optimizer):
+  """The step under `pmap`: gradients of the local examples, averaged over devices by hand."""
+
+  def step(state, batch):
+    losses, grads = mtl_jax.task_gradients(model, state.params, batch)
+    losses, grads = jax.lax.pmean((losses, grads), 'data')
+    shared, balance_state = balance.update(grads['shared'], state.balance_state, losses=losses)
+    grads = {'shared': shared, 'tasks': grads['tasks']}
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(
+      step=state.step + 1, params=params, opt_state=opt_state, balance_state=balance_state
+    )
+
+  return jax.pmap(step, axis_name='data')
+
+
+def test_pmap_gives_the_same_step():
+  """Users ask for pmap by name: the parts are pure, so it works; labels must be complete."""
+  balance, optimizer = optim.pcgrad(), optax.sgd(0.1)
+  model, batch, state, step = start(balance, optimizer)
+  batch['targets']['intent'] = np.abs(batch['targets']['intent'])
+  del batch['mask']
+  devices = 8
+  copies = jax.tree.map(lambda x: jnp.stack([x] * devices), state)
+  parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+  many = _pmap_step(model, balance, optimizer)(copies, parts)
+  state, _ = step(state, batch)
+  models.assert_trees_close(jax.tree.map(lambda x: x[3], many.params), state.params)
+
+
+def test_a_hand_written_jax_function_trains():
+  """No Flax: two losses of one parameter vector, and the whole train step around them."""
+  target = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+
+  def quadratic(i):
+    return lambda params, batch, key: jnp.sum((params['w'] * batch - target[i]) ** 2)
+
+  functions = [quadratic(0), quadratic(1)]
+  for balance in (optim.sum_tasks(), optim.compose(optim.gradnorm(), optim.pcgrad())):
+    optimizer = optax.sgd(0.05)
+    state = mtl_jax.init_train_state(
+      functions, balance, optimizer, jax.random.key(0), params={'w': jnp.array([3.0, -1.0])}
+    )
+    step = mtl_jax.make_train_step(functions, balance, optimizer)
+    first = None
+    for _ in range(200):
+      state, metrics = step(state, jnp.ones(2))
+      first = metrics['loss'] if first is None else first
+    assert float(metrics['loss'].sum()) < float(first.sum())
+    # Every Pareto point lies between the two minima.
+    assert 0 <= float(state.params['w'][0]) <= 1
+    assert 0 <= float(state.params['w'][1]) <= 2
+
+
+def test_a_function_to_all_losses_trains():
+  def losses(params, batch, key):
+    del key
+    return jnp.stack([jnp.sum((params - batch) ** 2), jnp.sum((params + batch) ** 2)])
+
+  optimizer = optax.sgd(0.1)
+  state = mtl_jax.init_train_state(
+    losses, optim.pcgrad(), optimizer, jax.random.key(0), params=jnp.array([2.0, 1.0])
+  )
+  step = mtl_jax.make_train_step(losses, optim.pcgrad(), optimizer)
+  for _ in range(100):
+    state, metrics = step(state, jnp.array([1.0, 0.0]))
+  # The Pareto set is the segment between the two minima.
+  assert abs(float(state.params[0])) <= 1
+  np.testing.assert_allclose(state.params[1], 0.0, atol=1e-3)
+  assert metrics['cosine'].shape == (2, 2)
+  evaluation = mtl_jax.make_eval_step(lambda p, b: losses(p, b, None))
+  assert evaluation(state.params, jnp.ones(2))['loss'].shape == (2,)
+
+
+@pytest.mark.parametrize('name', ['sum_tasks', 'pcgrad'])
+def test_a_non_finite_loss_or_gradient_names_its_task(name):
+  _, batch, state, step = start(BALANCERS[name](), optax.sgd(0.1))
+  batch = jax.tree.map(np.copy, batch)
+  batch['targets']['score'][0] = np.nan
+  _, metrics = step(state, batch)
+  assert metrics['finite'].tolist() == [True, True, False]
+
+
+def test_init_needs_parameters_or_a_model():
+  with pytest.raises(ValueError, match='needs params='):
+    mtl_jax.init_train_state(
+      [lambda p, b, k: p], optim.sum_tasks(), optax.sgd(1.0), jax.random.key(0)
+    )
+
+
+def test_bfloat16_compute_keeps_float32_parameters_and_balancing():
+  tasks = models.tasks(text=False)
+  model = mtl_jax.sharing.hard(mtl_jax.encoders.MLP((16,), dtype=jnp.bfloat16), tasks)
+  with jax.numpy_dtype_promotion('standard'):
+    _, batch, state, step = start(optim.pcgrad(), optax.sgd(0.1), model=model)
+    state, metrics = step(state, batch)
+  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+  assert metrics['cosine'].dtype == jnp.float32
