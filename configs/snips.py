@@ -13,25 +13,25 @@ def get_config():
   config.seeds = (0, 1, 2)
   config.tasks = config_lib.tasks(
     {
-      'intent': {'pooling': 'attention', 'dropout': 0.4},
-      'slots': {'sentence': 'max', 'dropout': 0.4},
+      'intent': {'pooling': 'max', 'dropout': 0.0},
+      'slots': {'dropout': 0.0},
     }
   )
   config.dataset.name = 'snips'
   config.dataset.tokenizer = 'words'
   config.dataset.lowercase = True
   config.dataset.pieces = 'characters'
-  config.dataset.word_dropout = 0.05
-  config.dataset.buckets = 3
+  config.dataset.word_dropout = 1.0
+  config.dataset.buckets = 4
   config.encoder.name = 'bilstm'
   config.encoder.embedding.update(
     features=128, pieces_embedding=32, pieces_features=64, dropout=0.4
   )
-  config.encoder.bilstm.update(features=128, layers=1, dropout=0.4)
+  config.encoder.bilstm.update(features=128, layers=2, dropout=0.4)
   config.optimizer.learning_rate = 2e-3
-  config.optimizer.schedule.warmup_steps = 200
+  config.optimizer.schedule.cosine.final = 0.02
   config.train.batch_size = 32
-  config.train.epochs = 25.0
+  config.train.epochs = 20.0
   config.train.early_stopping.metric = 'joint.exact_match'
   config.paper = config_lib.dotted(
     {

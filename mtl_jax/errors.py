@@ -1,4 +1,4 @@
-"""The errors that a user can cause, and the wording they share. Each is raised before work is wasted."""
+"""The errors that a user can cause, and the wording they share; raised before work is wasted."""
 
 import difflib
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class WorkdirError(RuntimeError):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-  """Returns `"; did you mean 'x'? Valid: a, b, c"` for an unknown name (no hint when none is close)."""
+  """Returns `"; did you mean 'x'? Valid: a, b, c"` for an unknown name; the hint if close."""
   choices = sorted(map(str, choices))
   close = difflib.get_close_matches(str(name), choices, n=1)
   hint = f"; did you mean '{close[0]}'?" if close else ';'

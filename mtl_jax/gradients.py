@@ -27,7 +27,7 @@ def task_gradients(
 ) -> tuple[jax.Array, Any]:
   """Losses and one gradient a task.
 
-  Where `params` is `{'shared': θ, 'tasks': {name: φ}}`, θ's leaves get a leading task axis and φ's
+  Where `params` is `{'shared': θ, 'tasks': {name: φ}}`, θ's leaves get a leading task axis, φ's
   none: task i's φ only ever gets loss i's gradient. Any other pytree is all shared.
 
   * A model with two halves and **shared inputs**: one forward, T backwards through the shared half.
@@ -39,7 +39,8 @@ def task_gradients(
 
   Args:
     loss_fns: a model (`mtl_jax.MultiTaskModel` or any `halves.TwoHalves`), a function
-      `(params, batch[, key]) -> losses [T]`, or a mapping or sequence of functions to one loss `[]`.
+      `(params, batch[, key]) -> losses [T]`, or a mapping or sequence of functions to one
+      loss `[]`.
     params: parameters.
     batch: what the functions take; for a model, either regime.
     key: PRNG key of dropout, passed on where given.
@@ -53,7 +54,8 @@ def task_gradients(
   Example:
     >>> import jax.numpy as jnp, mtl_jax
     >>> losses, grads = mtl_jax.task_gradients(
-    ...   [lambda w, x: jnp.sum(w * x), lambda w, x: jnp.sum(w**2 * x)], jnp.ones(2), jnp.arange(2.0))
+    ...   [lambda w, x: jnp.sum(w * x), lambda w, x: jnp.sum(w**2 * x)],
+    ...   jnp.ones(2), jnp.arange(2.0))
     >>> losses.tolist(), grads.tolist()
     ([1.0, 1.0], [[0.0, 1.0], [0.0, 2.0]])
   """
@@ -69,7 +71,7 @@ def losses_and_gradients(
   *,
   tasks_at_once: int | None = None,
 ) -> tuple[jax.Array, jax.Array, Any]:
-  """`task_gradients`, and between losses and gradients `[T]` bool: the tasks present in the batch."""
+  """`task_gradients`, and between its two results `[T]` bool: the tasks present in the batch."""
   if has_two_halves(loss_fns):
     model: Any = loss_fns
     if halves.has_shared_inputs(batch):
@@ -140,7 +142,7 @@ def combine(weights: jax.Array, stacked: Any) -> Any:
 
 
 def cosines(gram: jax.Array) -> jax.Array:
-  """Pairwise cosines `[T, T]` of the task gradients from their Gramian; 0 beside a zero gradient."""
+  """Pairwise cosines `[T, T]` of task gradients from their Gramian; 0 beside a zero gradient."""
   norms = jnp.sqrt(jnp.diagonal(gram))
   product = norms[:, None] * norms[None, :]
   return jnp.where(product > 0, gram / jnp.where(product > 0, product, 1.0), 0.0)
@@ -164,7 +166,8 @@ def _shared_inputs(model, params, batch, key, tasks_at_once):
 def _own_inputs(model, params, batch, key, tasks_at_once):
   names = model.task_names
   by_task = halves.examples(batch, names)
-  heads, blocks = {}, []
+  heads: dict[str, Any] = {}
+  blocks: list[tuple[list[str], Any]] = []
   for group in halves.equal_shapes(by_task):
     inputs, keys = halves.group_inputs(by_task, group, names, key)
     features, pull = _mapped_vjp(
@@ -271,8 +274,8 @@ def _floating_leaves(tree: Any) -> tuple[list[jax.Array], Callable[[Sequence[jax
   floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
 
   def rebuild(values: Sequence[jax.Array]) -> Any:
-    values = iter(values)
-    mixed = [next(values) if f else leaf for f, leaf in zip(floating, leaves, strict=True)]
+    rest = iter(values)
+    mixed = [next(rest) if f else leaf for f, leaf in zip(floating, leaves, strict=True)]
     return jax.tree.unflatten(structure, mixed)
 
   return [leaf for f, leaf in zip(floating, leaves, strict=True) if f], rebuild

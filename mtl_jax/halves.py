@@ -1,4 +1,4 @@
-"""A model as two halves, and a batch as one example a task: what gradients, steps and models agree on.
+"""A model as two halves, a batch as one example a task: what gradients, steps and models share.
 
 Knows nothing of Flax: any object with the three members of `TwoHalves` can be trained.
 """
@@ -17,7 +17,8 @@ Example = Mapping[str, Any]
 class TwoHalves(Protocol):
   """A model whose tasks meet in one shared half.
 
-  `params` is `{'shared': θ, 'tasks': {name: φ}}`; features are any pytree with the batch axis first.
+  `params` is `{'shared': θ, 'tasks': {name: φ}}`; features are any pytree, batch axis
+  first.
   """
 
   @property
@@ -35,7 +36,7 @@ class TwoHalves(Protocol):
     example: Example,
     key: jax.Array | None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Task half: the task's loss `[]`, and how many labels it was averaged over `[]` (0: absent)."""
+    """Task half: its loss `[]`, and how many labels that is the mean of `[]` (0: absent)."""
 
 
 def has_shared_inputs(batch: Mapping[str, Any]) -> bool:
@@ -75,7 +76,7 @@ def examples(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[s
   }
 
 
-def encode_key(key: jax.Array | None, index: int) -> jax.Array | None:
+def encode_key(key: jax.Array | None, index: int | jax.Array) -> jax.Array | None:
   """The key of the shared half for task `index`'s inputs (0 where all tasks share their inputs)."""
   return None if key is None else jax.random.fold_in(key, 2 * index)
 
@@ -118,7 +119,7 @@ def encode_examples(
   if has_shared_inputs(batch):
     features = model.encode(shared, batch['inputs'], encode_key(key, 0))
     return dict.fromkeys(by_task, features)
-  encoded = {}
+  encoded: dict[str, Features] = {}
   for group in equal_shapes(by_task):
     inputs, keys = group_inputs(by_task, group, names, key)
     stacked = jax.vmap(lambda x, k: model.encode(shared, x, k))(inputs, keys)
@@ -129,11 +130,12 @@ def encode_examples(
 def group_inputs(
   by_task: Mapping[str, Example], group: Sequence[str], names: Sequence[str], key: jax.Array | None
 ) -> tuple[Any, jax.Array | None]:
-  """The stacked inputs `[A, B, ...]` and keys `[A]` (None outside training) of a group of A tasks."""
+  """Stacked inputs `[A, B, ...]` and keys `[A]` (None outside training) of a group of A tasks."""
   inputs = stack_trees([by_task[name]['inputs'] for name in group])
   if key is None:
     return inputs, None
-  return inputs, jnp.stack([encode_key(key, names.index(name)) for name in group])
+  places = jnp.array([names.index(name) for name in group])
+  return inputs, jax.vmap(lambda place: encode_key(key, place))(places)
 
 
 def task_losses(

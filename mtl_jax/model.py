@@ -1,4 +1,4 @@
-"""MultiTaskModel: a shared Flax module and one module a task, as pure functions of the parameters."""
+"""MultiTaskModel: a shared Flax module and one module a task, as pure functions of parameters."""
 
 import dataclasses
 from collections.abc import Mapping

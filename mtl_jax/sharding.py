@@ -1,7 +1,7 @@
 """The device mesh, the ordered rules that place parameters on it, and batches sharded over it.
 
-Placement is told by rules over paths, not by the modules. Axes: `data` copies the parameters, `fsdp`
-splits them; a batch is split over both.
+Placement is told by rules over paths, not by the modules. Axes: `data` copies the parameters,
+`fsdp` splits them; a batch is split over both.
 """
 
 import re

@@ -117,16 +117,17 @@ def make_train_step(
   Returns:
     `step(state, batch) -> (state, metrics)`. Metrics: 'loss' `[T]`, 'weight' `[T]` (how much of
     each gradient is in the direction), 'present' `[T]` bool, 'finite' `[T]` bool (loss and
-    gradient), 'update_norm' `[]` (of the parameters' change), and where the method needs the gradients,
-    'gradient_norm' `[T]` and 'cosine' `[T, T]`.
+    gradient), 'update_norm' `[]` (of the parameters' change), and where the method needs the
+    gradients, 'gradient_norm' `[T]` and 'cosine' `[T, T]`.
   """
   optimizer = optax.with_extra_args_support(optimizer)
   transform = optax.with_extra_args_support(balance)
   weighting = getattr(balance, 'weighting', None)
 
   def direction(state, batch, key):
+    key, balance_key = jax.random.split(key)
     if weighting is not None and weighting.needs == 'losses':
-      return _weighted_sum(model, weighting, state, batch, key)
+      return _weighted_sum(model, weighting, state, batch, key, balance_key)
     losses, present, grads = gradients.losses_and_gradients(
       model, state.params, batch, key, tasks_at_once=tasks_at_once
     )
@@ -134,7 +135,7 @@ def make_train_step(
     stacked = grads['shared'] if split else grads
     gram = gradients.gramian(stacked)
     metrics = {'gradient_norm': jnp.sqrt(jnp.diagonal(gram)), 'cosine': gradients.cosines(gram)}
-    known = {'losses': losses, 'present': present}
+    known = {'losses': losses, 'present': present, 'key': balance_key}
     if weighting is not None:
       weights, balance_state = weighting.update(state.balance_state, gramian=gram, **known)
       shared = gradients.combine(weights, stacked)
@@ -155,9 +156,7 @@ def make_train_step(
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params, losses=losses)
       params = optax.apply_updates(state.params, updates)
     metrics |= {'loss': losses, 'update_norm': optax.tree.norm(updates)}
-    new = state.replace(
-      step=state.step + 1, params=params, opt_state=opt_state, balance_state=balance_state
-    )
+    new = TrainState(state.step + 1, params, opt_state, balance_state, state.key)
     if mesh is not None:
       new = jax.lax.with_sharding_constraint(new, sharding.partition(new, mesh, rules))
     return new, metrics
@@ -212,12 +211,14 @@ def _losses(model, params, batch, key):
   return losses.astype(jnp.float32), jnp.ones(losses.shape, bool)
 
 
-def _weighted_sum(model, weighting, state, batch, key):
+def _weighted_sum(model, weighting, state, batch, key, balance_key):
   """The 'losses' way: one forward, one backward of Σ wᵢLᵢ."""
   losses, pull, present = jax.vjp(
     lambda params: _losses(model, params, batch, key), state.params, has_aux=True
   )
-  weights, balance_state = weighting.update(state.balance_state, losses=losses, present=present)
+  weights, balance_state = weighting.update(
+    state.balance_state, losses=losses, present=present, key=balance_key
+  )
   (grads,) = pull(weights)
   finite = jnp.isfinite(losses)
   if gradients.is_split(state.params):

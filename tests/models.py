@@ -1,4 +1,4 @@
-"""Small models and batches that the core's tests share: four kinds of task, three trunks, two regimes."""
+"""Small models and batches that the core's tests share: four kinds of task, two regimes."""
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ def loss_by_loss(model, params, batch, key=None):
 
 
 def assert_trees_close(actual, expected, tolerance=2e-5):
-  """Leaf by leaf, relative to the largest entry of the whole tree's leaf or 1e-2, whichever is more."""
+  """Leaf by leaf, relative to the leaf's largest entry or 1e-2, whichever is more."""
 
   def check(a, e):
     scale = max(float(np.abs(np.asarray(e)).max(initial=0.0)), 1e-2)

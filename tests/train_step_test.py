@@ -13,9 +13,9 @@ from tests import models
 BALANCERS = {
   'sum_tasks': optim.sum_tasks,
   'mean_tasks': optim.mean_tasks,
-  'pcgrad': optim.pcgrad,
-  'gradnorm+pcgrad': lambda: optim.compose(optim.gradnorm(), optim.pcgrad()),
-  'chain': lambda: optax.chain(optim.normalize_task_gradients(), optim.pcgrad()),
+  'pcgrad': lambda: optim.pcgrad(order='index'),
+  'gradnorm+pcgrad': lambda: optim.compose(optim.gradnorm(), optim.pcgrad(order='index')),
+  'chain': lambda: optax.chain(optim.normalize_task_gradients(), optim.pcgrad(order='index')),
 }
 
 

@@ -79,7 +79,7 @@ class Training:
     self._bucket_lengths = bucket_lengths
     self._batch_size = batch_size
     self._seed = seed
-    self._word_dropout = word_dropout
+    self._thresholds = _drop_thresholds(split.tokens.values, word_dropout)
     index, count = process
     local = batch_size // count
     self._local = slice(index * local, (index + 1) * local)
@@ -101,12 +101,12 @@ class Training:
       self._local.stop - self._local.start,
       widths[position],
     )
-    if self._word_dropout:
+    if self._thresholds is not None:
       # Drawn for the batch of all processes, so that their number changes nothing.
       shape = (self._batch_size, widths[position])
       draws = _random_bits(self._seed, _DROPOUT, number, shape[0] * shape[1]).reshape(shape)
-      dropped = draws[self._local] < np.uint64(int(self._word_dropout * 2**64))
       inputs = batch['inputs']
+      dropped = draws[self._local] < self._thresholds[inputs['tokens']]
       unknown = np.int32(self._assembler.unknown_id)
       inputs['tokens'] = np.where(dropped & inputs['mask'], unknown, inputs['tokens'])
     return batch
@@ -207,6 +207,14 @@ def bucket_lengths(
     last = int(choice[last])
     chosen.append(last)
   return tuple(int(sizes[index]) for index in reversed(chosen))
+
+
+def _drop_thresholds(tokens: np.ndarray, strength: float) -> np.ndarray | None:
+  """uint64 by token id: below which raw random bits the token is dropped; None: never."""
+  if not strength:
+    return None
+  counts = np.bincount(tokens)
+  return (strength / (strength + counts) * 0.999_999 * 2.0**64).astype(np.uint64)
 
 
 def _random_bits(seed: int, stream: int, index: int, count: int) -> np.ndarray:

@@ -6,6 +6,7 @@ Examples are encoded once, at the start; a batch is then made of array slices. B
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ DEFAULTS: dict[str, Any] = {
   'buckets': 4,  # lengths that batches are padded to, chosen for the least padding in training
   'bucket_lengths': (),  # these lengths instead
   'label_min_count': 0,  # a class seen fewer times is not learned; 0: as each task says
-  'word_dropout': 0.0,  # share of training tokens replaced by the unknown id
+  # α: a token seen n times in training becomes the unknown id with probability α / (α + n), so that
+  # the unknown id is learned from rare tokens (Kiperwasser & Goldberg, TACL 2016); 0: never.
+  'word_dropout': 0.0,
   'train_limit': 0,  # train on the first so many examples; 0: on all
 }
 """The options of a data set and their defaults."""
@@ -366,8 +369,8 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
         raise errors.ConfigError(f'{key}: need an integer from {least.get(key, 0)}, not {value!r}')
     elif isinstance(default, str) and not isinstance(value, str):
       options[key] = str(value)  # a path
-  if not 0 <= options['word_dropout'] < 1:
-    raise errors.ConfigError(f'word_dropout: need 0 <= value < 1, not {options["word_dropout"]}')
+  if not 0 <= options['word_dropout'] < math.inf:
+    raise errors.ConfigError(f'word_dropout: need 0 or more, not {options["word_dropout"]}')
   if any(not isinstance(length, int) or length < 1 for length in options['bucket_lengths']):
     raise errors.ConfigError(f'bucket_lengths: need integers from 1: {options["bucket_lengths"]}')
   return options

@@ -1,4 +1,4 @@
-"""Task heads, by the kind of task. Each is a Flax module `(features, inputs, train=False) -> outputs`."""
+"""Task heads by kind of task: Flax modules `(features, inputs, train=False) -> outputs`."""
 
 from typing import Any
 

@@ -18,25 +18,27 @@ NEEDS = ('losses', 'gramian', 'jacobian')
 
 
 class WeightingUpdate(Protocol):
-  """`(state, *, losses, gramian, present, **extra_args) -> weights [T], state`."""
+  """`(state, *, present, losses, gramian, key, **extra_args) -> weights [T], state`."""
 
   def __call__(
     self,
     state: State,
     *,
+    present: jax.Array,
     losses: jax.Array | None = None,
     gramian: jax.Array | None = None,
-    present: jax.Array,
+    key: jax.Array | None = None,
     **extra_args: Any,
   ) -> tuple[jax.Array, State]:
     """Task weights for one step.
 
     Args:
       state: from `init` or the last update.
-      losses: `[T]`, for methods that need them.
-      gramian: `[T, T]` inner products of the task gradients; None for methods that need losses only.
       present: `[T]` bool, the tasks of this step. An absent task's row and column of `gramian` are
         zero.
+      losses: `[T]`, for methods that need them.
+      gramian: `[T, T]` inner products of the task gradients; None for methods on losses only.
+      key: PRNG key of this step, from the train step; None: methods draw from their state's key.
       **extra_args: ignored, as in optax.
     """
 
@@ -59,8 +61,8 @@ class Balancer(optax.GradientTransformationExtraArgs):
   """An optax transformation from stacked task gradients (leaves `[T, ...]`) to one direction.
 
   Attributes:
-    weighting: the method as weights, which the train step uses to take its cheapest path; None for a
-      method that is not a weighting.
+    weighting: the method as weights, for the train step's cheapest path; None for a method that
+      is not a weighting.
     needs: what it reads.
   """
 

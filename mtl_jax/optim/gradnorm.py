@@ -12,7 +12,7 @@ _SMALLEST_WEIGHT = 1e-6
 
 
 class GradNormState(NamedTuple):
-  """State of `gradnorm`: weights `[T]`, first losses `[T]` (NaN until seen), the optimizer's state."""
+  """State of `gradnorm`: weights `[T]`, first losses `[T]` (NaN until seen), optimizer state."""
 
   weights: jax.Array
   first_losses: jax.Array
@@ -33,8 +33,8 @@ def gradnorm(
   uses the weights from before its own update (algorithm 1). Norms are over all of θ; Lᵢ(0) is the
   loss at the task's first step.
 
-  Absent tasks keep their weight in proportion, take no part in n̄ and r, and do not move the weights'
-  optimizer through a gradient of their own. Weights stay ≥ 1e-6. Task-specific parameters are not
+  Absent tasks keep their weight in proportion, take no part in n̄ and r, and give the weights'
+  optimizer a zero gradient. Weights stay ≥ 1e-6. Task-specific parameters are not
   scaled.
 
   Args:

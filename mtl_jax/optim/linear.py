@@ -8,7 +8,7 @@ from mtl_jax.optim import _base
 def sum_tasks() -> _base.Balancer:
   """The plain sum of the task losses: d = Σᵢ gᵢ, w = 1.
 
-  Also called equal weighting (EW) or linear scalarization. Differs from `mean_tasks` by the factor T.
+  Also called equal weighting (EW) or linear scalarization. `mean_tasks` is this divided by T.
   A step with this method scales each task's whole loss: its own parameters get the weight too.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Per-task gradient normalization without state: divide each task's gradient by its norm or loss."""
+"""Per-task gradient normalization without state: each gradient divided by its norm or loss."""
 
 import jax.numpy as jnp
 

@@ -17,15 +17,16 @@ class PCGradState(NamedTuple):
 def pcgrad(seed: int = 0, *, order: str = 'random', reduction: str = 'sum') -> _base.Balancer:
   """Gradient surgery: removes from each task's gradient what points against another task's.
 
-  For each task i, starting from gᵢ, and for every other task j in random order, redrawn at each step
-  for each i (algorithm 1): where gᵢ·gⱼ < 0, gᵢ ← gᵢ − (gᵢ·gⱼ/‖gⱼ‖²) gⱼ, with the original gⱼ. The
-  direction is the sum of the results. Defined on the whole shared gradient, not leaf by leaf.
+  For each task i, starting from gᵢ, and for every other task j in random order, redrawn at each
+  step for each i (algorithm 1): where gᵢ·gⱼ < 0, gᵢ ← gᵢ − (gᵢ·gⱼ/‖gⱼ‖²) gⱼ, with the original
+  gⱼ. The direction is the sum of the results. Defined on the whole shared gradient, not leaf by
+  leaf.
 
   The projections act on the coefficients c of the T gradients: gᵢ·gⱼ is (Gc)ⱼ, so the T×T Gramian
   replaces the T² passes over the gradients.
 
   Args:
-    seed: of the orders.
+    seed: of the orders, in a chain; the train step draws them from its own key.
     order: 'random', or 'index': tasks in index order.
     reduction: 'sum' (the paper), or 'mean': the sum divided by the number of tasks present.
 
@@ -50,13 +51,15 @@ def pcgrad(seed: int = 0, *, order: str = 'random', reduction: str = 'sum') -> _
   if reduction not in ('sum', 'mean'):
     raise ValueError(f"pcgrad: reduction must be 'sum' or 'mean', not {reduction!r}.")
 
-  def update(state, *, present, losses=None, gramian=None, **extra_args):
+  def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, extra_args
     tasks = gramian.shape[0]
-    key, draw = jax.random.split(state.key)
+    if key is None:
+      key, next_key = jax.random.split(state.key)
+      state = PCGradState(next_key)
     orders = jnp.broadcast_to(jnp.arange(tasks), (tasks, tasks))
     if order == 'random':
-      orders = jax.random.permutation(draw, orders, axis=1, independent=True)
+      orders = jax.random.permutation(key, orders, axis=1, independent=True)
     squares = jnp.diagonal(gramian)
 
     def project(task, others):
@@ -72,7 +75,7 @@ def pcgrad(seed: int = 0, *, order: str = 'random', reduction: str = 'sum') -> _
     weights = jnp.sum(jax.vmap(project)(jnp.arange(tasks), orders), axis=0)
     if reduction == 'mean':
       weights = weights / jnp.maximum(jnp.sum(present, dtype=jnp.float32), 1.0)
-    return weights, PCGradState(key)
+    return weights, state
 
   return _base.balancer(
     _base.Weighting(lambda num_tasks: PCGradState(jax.random.key(seed)), update, 'gramian')

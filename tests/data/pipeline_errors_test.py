@@ -82,7 +82,7 @@ def test_empty_split(split):
     ({'tokenizer': 'word'}, "no tokenizer 'word'; did you mean 'words'"),
     ({'tokenizer': 'bpe', 'pieces': 'bpe'}, "pieces need tokenizer='words', not 'bpe'"),
     ({'tokenizer': 'missing.json'}, 'no such file'),
-    ({'word_dropout': 1.0}, 'word_dropout'),
+    ({'word_dropout': -1.0}, 'word_dropout'),
     ({'buckets': 0}, 'buckets: need an integer from 1'),
     ({'max_length': -1}, 'max_length: need an integer from 0'),
     ({'vocab_size': 2.5}, 'vocab_size: need an integer'),

@@ -182,20 +182,26 @@ def test_resume():
 
 
 def test_word_dropout():
-  plain, dropped = data(), data({'word_dropout': 0.25})
-  total = unknown = 0
+  plain, dropped = data(), data({'word_dropout': 2.0})
+  counts = np.bincount(plain._splits['train'].tokens.values)
+  expected = unknown = 0
   places = set()
   for number in range(60):
     a, b = plain._training[number], dropped._training[number]
     changed = a['inputs']['tokens'] != b['inputs']['tokens']
     assert (b['inputs']['tokens'][changed] == text.UNKNOWN_ID).all()
     assert not changed[~a['inputs']['mask']].any()
-    total += a['inputs']['mask'].sum()
+    seen = counts[a['inputs']['tokens'][a['inputs']['mask']]]
+    expected += (2.0 / (2.0 + seen)).sum()
+    # A token that is the unknown id already cannot be seen to change.
+    expected -= (2.0 / (2.0 + seen))[
+      a['inputs']['tokens'][a['inputs']['mask']] == text.UNKNOWN_ID
+    ].sum()
     unknown += changed.sum()
     places.add(changed.tobytes())
     b['inputs']['tokens'] = a['inputs']['tokens']
     equal(a, b)
-  assert abs(unknown / total - 0.25) < 0.02
+  assert abs(unknown - expected) < 4 * np.sqrt(expected)
   assert len(places) == 60
   for item in dropped.evaluation('train'):
     real = item.batch['inputs']['mask']

@@ -1,4 +1,4 @@
-"""The methods in float64 NumPy, written from the papers' formulas: what the library is held against."""
+"""The methods in float64 NumPy, written from the papers' formulas."""
 
 import numpy as np
 

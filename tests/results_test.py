@@ -1,0 +1,20 @@
+"""The committed results: the tables follow from them, and README and configs say the same."""
+
+from pathlib import Path
+
+import pytest
+
+from mtl_jax import report
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize('name', ['quickstart', 'snips'])
+def test_tables_follow_from_the_results(name, tmp_path):
+  directory = ROOT / 'results' / name
+  report.report([directory], out=tmp_path, plots=False)
+  table = (tmp_path / 'table.md').read_text(encoding='utf-8')
+  assert table == (directory / 'table.md').read_text(encoding='utf-8')
+  rows = [line for line in table.splitlines() if line.startswith('|')]
+  readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+  assert '\n'.join(rows) in readme
