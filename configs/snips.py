@@ -2,6 +2,9 @@
 
 python -m mtl_jax.data.prepare snips --download
 python -m mtl_jax.train --config=configs/snips.py --workdir=runs/snips
+
+Expected on the test split, mean of 3 seeds ± half-width of the 95% interval (`results/snips/`):
+intent accuracy 98.29 ± 0.35, slot F1 92.78 ± 0.96, sentences with both right 83.71 ± 0.71.
 """
 
 from mtl_jax import config as config_lib

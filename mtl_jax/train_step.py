@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from mtl_jax import gradients, halves, sharding
 
 Metrics = dict[str, jax.Array]
+_BALANCE = 2**32 - 1  # apart from what `halves` folds in: twice a task's index, and one more
 
 
 @flax.struct.dataclass
@@ -125,7 +126,7 @@ def make_train_step(
   weighting = getattr(balance, 'weighting', None)
 
   def direction(state, batch, key):
-    key, balance_key = jax.random.split(key)
+    balance_key = jax.random.fold_in(key, _BALANCE)
     if weighting is not None and weighting.needs == 'losses':
       return _weighted_sum(model, weighting, state, batch, key, balance_key)
     losses, present, grads = gradients.losses_and_gradients(

@@ -1,5 +1,6 @@
 """The committed results: the tables follow from them, and README and configs say the same."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,7 @@ def test_tables_follow_from_the_results(name, tmp_path):
   rows = [line for line in table.splitlines() if line.startswith('|')]
   readme = (ROOT / 'README.md').read_text(encoding='utf-8')
   assert '\n'.join(rows) in readme
+  docstring = (ROOT / 'configs' / f'{name}.py').read_text(encoding='utf-8')
+  figures = re.findall(r'[\d.]+ ± [\d.]+', table.replace('*', ''))
+  assert figures
+  assert all(figure in docstring for figure in figures)
