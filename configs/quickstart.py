@@ -10,7 +10,7 @@ Expected on the test split, mean of 3 seeds ± 95% interval, in percent:
                    micro F1       accuracy       accuracy       exact match
   single task      81.18 ± 1.24   65.71 ± 0.60   87.12 ± 1.95   -              0
   sum              80.18 ± 1.03   65.62 ± 0.57   86.65 ± 0.45   52.22 ± 1.25   0.64 ± 0.43
-  gradnorm_pcgrad  81.43 ± 1.36   65.15 ± 1.39   84.34 ± 1.03   52.56 ± 0.91   1.25 ± 0.75
+  gradnorm_pcgrad  81.41 ± 1.40   65.19 ± 1.38   84.37 ± 1.21   52.59 ± 0.95   1.22 ± 0.82
 """
 
 from mtl_jax import config as config_lib

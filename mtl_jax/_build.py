@@ -136,9 +136,16 @@ def _task(name: str, run: Run, data: pipeline.Data, dtype: Any) -> Task:
 
 
 def build_balance(run: Run) -> optim.Balancer:
-  """The balancing method; scalings alone are followed by the plain sum."""
+  """The balancing method; scalings alone are followed by the plain sum.
+
+  Raises:
+    ConfigError: an option has no such value.
+  """
   options = run['balance']
-  links = [optim.get(name, **options.get(name, {})) for name in options['name'].split('+')]
+  try:
+    links = [optim.get(name, **options.get(name, {})) for name in options['name'].split('+')]
+  except ValueError as e:
+    raise errors.ConfigError(f'balance.{e}') from None
   if isinstance(links[-1], optim.Normalizer):
     links.append(optim.sum_tasks())
   return optim.compose(*links)
@@ -161,7 +168,7 @@ def build_schedule(run: Run, steps: int) -> optax.Schedule:
     decay = optax.linear_schedule(peak, peak * options['linear']['final'], rest)
   else:
     kwargs = options['exponential']
-    decay = optax.exponential_decay(peak, max(kwargs['every'], 1), kwargs['rate'])
+    decay = optax.exponential_decay(peak, kwargs['every'], kwargs['rate'])
   if not warmup:
     return decay
   return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import pathlib
 import re
 import signal
@@ -64,23 +65,39 @@ def parse(argv: Sequence[str], description: str) -> Arguments | None:
     return None
   path, rest = _take_config(argv)
   config = load(path)
-  for arg in rest[1:]:
-    override = re.match(r'--?(?:no)?config\.([^=]*)', arg)
-    if override:
-      config_lib.check_path(config, override[1])
+  found = [re.match(r'--?(?:no)?config\.([^=]*)', arg) for arg in rest[1:]]
+  overrides = [match[1] for match in found if match]
+  for key in overrides:
+    config_lib.check_path(config, key)
   values = flags.FlagValues()
   flags.DEFINE_string('workdir', None, '', flag_values=values)
   flags.DEFINE_list('variants', [], '', flag_values=values)
   try:
     config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=rest)
     left = values(rest)[1:]
-  except (flags.Error, ValueError, TypeError, KeyError, AttributeError) as e:
+    workdir = str(pathlib.Path(values['workdir'].value or '').expanduser())
+  except (flags.Error, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as e:
     raise errors.ConfigError(f'{e}\nSee --help.') from None
   if left:
     raise errors.ConfigError(f'unexpected argument {left[0]!r}. See --help.')
   if not values['workdir'].value:
     raise errors.ConfigError('the flag --workdir=DIR is required. See --help.')
-  return Arguments(config, values['workdir'].value, tuple(values['variants'].value or ()))
+  variants = tuple(values['variants'].value or ())
+  _check_shadowed(config, variants, overrides)
+  return Arguments(config, workdir, variants)
+
+
+def _check_shadowed(
+  config: config_dict.ConfigDict, variants: Sequence[str], overrides: Sequence[str]
+) -> None:
+  """Raises ConfigError for an override that a variant to be trained would undo."""
+  for name, change in config_lib.plain(config.variants).items():
+    for key, value in config_lib.leaves(change) if not variants or name in variants else ():
+      if key in overrides:
+        raise errors.ConfigError(
+          f'--config.{key} has no effect: variant {name!r} sets {key} to {value!r}. Choose other '
+          'variants with --variants, or change that one in the config.'
+        )
 
 
 def load(path: str) -> config_dict.ConfigDict:
@@ -98,18 +115,31 @@ def load(path: str) -> config_dict.ConfigDict:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
+    if not callable(getattr(module, 'get_config', None)):
+      raise errors.ConfigError(f'{name} defines no get_config()')
     config = module.get_config(*argument)
   except errors.ConfigError:
     raise
-  except Exception as e:
+  except (Exception, SystemExit) as e:
     lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == spec.origin]
     where = f'{name}, line {lines[-1]}' if lines else name
-    raise errors.ConfigError(f'{where}: {type(e).__name__}: {e}') from e
+    raise errors.ConfigError(f'{where}: {_explain(e)}') from e
   if not isinstance(config, config_dict.ConfigDict):
     raise errors.ConfigError(
       f'{name}: get_config must return mtl_jax.config.default() with changes'
     )
   return config
+
+
+def _explain(error: BaseException) -> str:
+  """What went wrong in a config file; a misspelt key is told in our words."""
+  text = str(error)
+  key = re.search(r'^\W*(?:Key ")?(\w+)', text)
+  locked = 'config is locked' in text
+  if key and (locked or 'Did you mean' in text):
+    fields = re.findall(r"[{ ]\\?'(\w+)\\?': ", text) if locked else config_lib.default()
+    return f'no key {key[1]!r}{errors.nearest(key[1], fields)}'
+  return f'{type(error).__name__}: {error}'
 
 
 def exit_code(error: BaseException) -> int:
@@ -151,6 +181,7 @@ class Signals:
     if self.received is not None:
       raise Stopped
     self.received = number
+    os.write(2, b'stopping after this step; once more to stop at once\n')  # print may be mid-way
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:

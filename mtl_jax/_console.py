@@ -1,11 +1,13 @@
 """What the user sees while runs train: a live display on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import rich.console
 import rich.progress
+import rich.table
+import rich.text
 
 _PLAIN_INTERVAL = 10.0  # seconds between lines of progress
 
@@ -21,22 +23,19 @@ class Console:
     self._live = self._console.is_terminal and not quiet
     self._num_runs = num_runs
     self._label, self._total, self._last = '', 0, 0.0
-    self._progress = rich.progress.Progress(
-      rich.progress.TextColumn('{task.description}'),
-      rich.progress.BarColumn(bar_width=20),
-      rich.progress.MofNCompleteColumn(),
+    self._rate = 0.0
+    self._progress = _Progress(
+      rich.progress.TextColumn('{task.description}'),  # one of text does not wrap
+      rich.progress.BarColumn(bar_width=None, table_column=rich.table.Column(max_width=20)),
+      rich.progress.TextColumn('{task.completed}/{task.total}'),
       rich.progress.TextColumn('{task.fields[rate]}'),
-      rich.progress.TimeRemainingColumn(compact=True),
-      rich.progress.TextColumn('{task.fields[losses]}'),
-      rich.progress.TextColumn('{task.fields[best]}'),
       console=self._console,
       disable=not self._live,
       transient=True,
     )
-    fields: dict[str, Any] = {'rate': '', 'losses': '', 'best': ''}
     visible = num_runs > 1
-    self._runs = self._progress.add_task('runs', total=num_runs, visible=visible, **fields)
-    self._run = self._progress.add_task('', total=None, visible=False, **fields)
+    self._runs = self._progress.add_task('runs', total=num_runs, visible=visible, rate='')
+    self._run = self._progress.add_task('', total=None, visible=False, rate='')
 
   def __enter__(self) -> 'Console':
     self._progress.start()
@@ -51,27 +50,35 @@ class Console:
 
   def start(self, label: str, step: int, total: int) -> None:
     """Begins to show a run that stands at `step` of `total`."""
-    self._label, self._total, self._last = label, total, 0.0
-    fields: dict[str, Any] = {'rate': 'compiling', 'losses': '', 'best': ''}
+    self._label, self._total, self._last, self._rate = label, total, 0.0, 0.0
+    self._progress.losses = self._progress.best = ''
     self._progress.reset(
-      self._run, total=total, completed=step, description=label, visible=True, **fields
+      self._run, total=total, completed=step, description=label, visible=True, rate='compiling'
     )
 
+  def step(self, step: int) -> None:
+    """Counts a step; it is shown when the display is next drawn, some times a second."""
+    if self._live:
+      rate = f'{self._rate:.1f}/s  {self._left(step)} left' if self._rate else 'compiling'
+      self._progress.update(self._run, completed=step, rate=rate)
+
   def progress(self, step: int, rate: float, losses: Mapping[str, float | None]) -> None:
-    """Shows the state of training at a step: steps per second, and each task's loss."""
+    """Shows the state of training at a step: steps per second, and each task's loss.
+
+    The rate is 0 where every step since the last time was compiled.
+    """
     shown = '  '.join(f'{name} {_number(loss)}' for name, loss in losses.items())
-    self._progress.update(self._run, completed=step, rate=f'{rate:.1f}/s', losses=shown)
+    self._rate = rate
+    self._progress.losses = f'loss: {shown}'
+    self.step(step)
     if not self._live and time.monotonic() - self._last > _PLAIN_INTERVAL:
       self._last = time.monotonic()
-      left = (self._total - step) / rate if rate else 0
-      self.message(
-        f'{self._label}: step {step}/{self._total}  {rate:.1f} steps/s  {_duration(left)} left  '
-        f'loss: {shown}'
-      )
+      speed = f'{rate:.1f} steps/s  {self._left(step)} left  ' if rate else ''
+      self.message(f'{self._label}: step {step}/{self._total}  {speed}loss: {shown}')
 
   def evaluated(self, step: int, metric: str, value: float, best: float, improved: bool) -> None:
     """Shows the selection metric after an evaluation."""
-    self._progress.update(self._run, best=f'best {metric} {_number(best)}')
+    self._progress.best = f'best {metric} {_number(best)}'
     if not self._live:
       note = ' (best)' if improved else f' (best {_number(best)})'
       self.message(f'{self._label}: step {step}  validation {metric} {_number(value)}{note}')
@@ -79,9 +86,26 @@ class Console:
   def finish(self, text: str) -> None:
     """Ends the run shown with a line that stays."""
     self._progress.update(self._run, visible=False)
+    self._progress.losses = self._progress.best = ''
     self._progress.advance(self._runs)
     self.message(f'{self._label}: {text}' if self._label else text)
     self._label = ''
+
+  def _left(self, step: int) -> str:
+    return _duration((self._total - step) / self._rate)
+
+
+class _Progress(rich.progress.Progress):
+  """Progress bars, and below them lines for what is too long to stand beside them."""
+
+  losses = best = ''
+
+  def get_renderables(self) -> Iterator[rich.console.RenderableType]:
+    """Yields the bars, then the lines."""
+    yield self.make_tasks_table(self.tasks)
+    for line in (self.losses, self.best):
+      if line:
+        yield rich.text.Text(f'  {line}')
 
 
 def for_process(num_runs: int, process_index: int) -> Console:

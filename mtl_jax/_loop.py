@@ -24,11 +24,13 @@ class Interrupted(Exception):  # noqa: N818 (a stop that was asked for is no err
 
 @dataclasses.dataclass
 class Timing:
-  """Seconds spent so far: all, in training steps, and of these waiting for data."""
+  """Seconds spent so far: all, in training steps, and of these on data and on compiling."""
 
   total: float = 0.0
   steps: float = 0.0
   waiting: float = 0.0
+  compiling: float = 0.0
+  compiled: int = 0  # steps that compiled, not seconds
 
 
 class Training:
@@ -94,8 +96,13 @@ class Training:
           clock = time.perf_counter()
           batch = next(iterator)
           self._timing.waiting += time.perf_counter() - clock
+          compilations, called = self._program.compilations(), time.perf_counter()
           state, metrics = self._program.step(state, self._program.put(batch))
+          if self._program.compilations() > compilations:
+            self._timing.compiling += time.perf_counter() - called
+            self._timing.compiled += 1
           step += 1
+          self._console.step(step)
           self._pending.append((step, metrics))
           last = step == self._total
           due = {name: last or step % every == 0 for name, every in self._every.items()}
@@ -170,8 +177,10 @@ class Training:
     seconds = self._timing.steps - self._logged.steps
     waiting = self._timing.waiting - self._logged.waiting
     steps = step - (step - 1) // self._every['log'] * self._every['log']
+    compiling = self._timing.compiling - self._logged.compiling
+    running = steps - (self._timing.compiled - self._logged.compiled)
     self._logged = dataclasses.replace(self._timing)
-    rate = steps / seconds if seconds else 0.0
+    rate = running / (seconds - compiling) if running > 0 and seconds > compiling else 0.0
     self._console.progress(step, rate, means['loss'])
     return {
       'step': step,
@@ -179,7 +188,7 @@ class Training:
       'epoch': step / self._data.steps_per_epoch,
       **means,
       'learning_rate': float(self._program.schedule(step - 1)),
-      'steps_per_second': rate,
+      'steps_per_second': rate or (steps / seconds if seconds else 0.0),
       'data_wait': waiting / seconds if seconds else 0.0,
     }
 

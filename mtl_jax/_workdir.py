@@ -5,6 +5,7 @@ Only the process with index 0 writes. What is written, and when, is decided by `
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -12,16 +13,21 @@ import pathlib
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import tensorboardX
+import numpy as np
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from mtl_jax import config as config_lib
 from mtl_jax import errors
+from mtl_jax.data import pipeline
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain', 'mtl_jax')
+_RESULTS = ('main_metrics', 'validation', 'best_step', 'steps', 'seconds')
 
 
 class Workdir:
@@ -50,25 +56,39 @@ class Workdir:
     Raises:
       WorkdirError: another config's run is here, or a file cannot be read.
     """
-    existing = _read_json(self.path / 'config.json')
-    if existing is not None:
+    existing = self._read('config.json', ('name', 'variant', 'seed'))
+    results = self._read('results.json', _RESULTS)
+    if existing is not None and self._begun():
       ours = json.loads(config_lib.to_json(self._run))
-      changed = config_lib.differences(existing, ours)
+      changed = config_lib.differences(config_lib.portable(existing), ours)
       if changed:
         raise errors.WorkdirError(
           f'{self.path} holds the run of another config. These keys differ (there -> now):\n  '
           + '\n  '.join(changed)
           + '\nChoose another --workdir, or remove that directory.'
         )
-    return _read_json(self.path / 'results.json')
+    return results
 
   @contextlib.contextmanager
-  def open(self) -> Iterator[None]:
+  def open(self, data: config_lib.Plain) -> Iterator[None]:
     """Claims the directory for this process and writes config.json and versions.json.
 
+    Args:
+      data: `identity` of the data.
+
     Raises:
-      WorkdirError: it cannot be written, the disk is full, or another process trains here.
+      WorkdirError: it cannot be written, the disk is full, another process trains here, or the
+        run that is here began on other data.
     """
+    begun = self._begun()
+    versions = self._read('versions.json', ()) if begun else None
+    before = (versions or {}).get('data', data)
+    if before != data:
+      raise errors.WorkdirError(
+        f'{self.path}: the data changed since the run began:\n  '
+        + '\n  '.join(config_lib.differences(before, data))
+        + '\nBring the old data back, choose another --workdir, or remove that directory.'
+      )
     if not self._writes:
       yield
       return
@@ -81,10 +101,32 @@ class Workdir:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it with the process
       except BlockingIOError:
         raise errors.WorkdirError(f'another process is training in {self.path}') from None
-      if not (self.path / 'versions.json').exists():
-        self.write_json('versions.json', versions())
+      if not begun or not (self.path / 'versions.json').exists():
+        self.write_json('versions.json', _versions() | {'data': data})
       self.write('config.json', config_lib.to_json(self._run))
       yield
+
+  def _begun(self) -> bool:
+    """Whether anything was trained here: a directory that a refused run left is free to take."""
+    finished = (self.path / 'results.json').exists()
+    return finished or any(p.name.isdigit() for p in self.checkpoints.glob('*'))
+
+  def _read(self, name: str, keys: Sequence[str]) -> Any:
+    """The JSON object of a file; None if there is none."""
+    path = self.path / name
+    try:
+      value = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+      return None
+    except (OSError, ValueError) as e:
+      raise errors.WorkdirError(f'Cannot read {path}: {e}') from e
+    missing = list(keys) if not isinstance(value, dict) else [k for k in keys if k not in value]
+    if missing or not isinstance(value, dict):
+      raise errors.WorkdirError(
+        f'Cannot read {path}: it lacks {", ".join(missing) or "an object"}. Remove {self.path} to '
+        'train this run again.'
+      )
+    return value
 
   def write(self, name: str, text: str) -> None:
     """Writes a file at once: readers see the old content or the new."""
@@ -137,9 +179,12 @@ class Metrics:
       if path.exists():
         workdir.write('metrics.jsonl', ''.join(_lines_until(path, step)))
       self._file = path.open('a', encoding='utf-8')
-      self._board = tensorboardX.SummaryWriter(
-        str(workdir.path / 'tensorboard'), purge_step=step + 1, write_to_disk=True
-      )
+      board = workdir.path / 'tensorboard'
+      board.mkdir(exist_ok=True)
+      # Not SummaryWriter: its thread and exit handler would speak after us when the disk is full.
+      self._board = event_file_writer.EventsWriter(str(board / 'events'))
+      restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._add(step + 1, session_log=restart)  # hides what was logged beyond `step`
 
   def write(self, record: Mapping[str, Any]) -> None:
     """Appends one record: 'step', 'split', and numbers by name, task or metric."""
@@ -148,18 +193,27 @@ class Metrics:
     with self._workdir.guard():
       self._file.write(json.dumps(record) + '\n')
       self._file.flush()
-      for name, value in _scalars(record):
-        self._board.add_scalar(f'{record["split"]}/{name}', value, record['step'])
+      values = [
+        value
+        for name, number in _scalars(record)
+        for value in summary.scalar(f'{record["split"]}/{name}', number).value
+      ]
+      self._add(record['step'], summary=summary_pb2.Summary(value=values))
 
   def close(self) -> None:
-    """Writes out what is buffered."""
+    """Closes the files; each record was written out when it came."""
     if self._file is not None and self._board is not None:
-      with self._workdir.guard():
+      with contextlib.suppress(OSError):  # a full disk was reported by `write`
         self._file.close()
         self._board.close()
 
+  def _add(self, step: int, **content: Any) -> None:
+    assert self._board is not None
+    self._board.write_event(event_pb2.Event(step=step, wall_time=time.time(), **content))
+    self._board.flush()
 
-def versions() -> dict[str, str]:
+
+def _versions() -> dict[str, str]:
   """The versions of what a result depends on, and the kind of device."""
   found = {'python': platform.python_version()}
   for name in _PACKAGES:
@@ -170,6 +224,21 @@ def versions() -> dict[str, str]:
   return found | {'device': jax.devices()[0].device_kind, 'devices': str(jax.device_count())}
 
 
+def identity(data: pipeline.Data) -> dict[str, Any]:
+  """What tells data apart: name, examples a split, and a hash of all that was encoded."""
+  digest = hashlib.sha256(json.dumps(data.label_names).encode())
+  for name, split in sorted(data.splits.items()):
+    digest.update(f'{name} {len(split)}'.encode())
+    for array in jax.tree.leaves((split.tokens, split.units, dict(split.targets))):
+      digest.update(f'{array.dtype} {array.shape}'.encode())
+      digest.update(np.ascontiguousarray(array).data)
+  return {
+    'name': data.name,
+    'examples': dict(data.num_examples),
+    'fingerprint': digest.hexdigest(),
+  }
+
+
 def probe(path: pathlib.Path) -> None:
   """Raises OSError unless a file of 1 MB can be written in `path`."""
   with tempfile.TemporaryFile(dir=path) as file:
@@ -178,20 +247,14 @@ def probe(path: pathlib.Path) -> None:
     os.fsync(file.fileno())
 
 
-def _read_json(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    return None
-  except (OSError, ValueError) as e:
-    raise errors.WorkdirError(f'Cannot read {path}: {e}') from e
-
-
 def _lines_until(path: pathlib.Path, step: int) -> Iterator[str]:
-  """The whole lines of steps up to `step`; a killed process may leave half a line at the end."""
+  """The lines of steps up to `step`, or up to one that is damaged, as by a killed process."""
   with path.open(encoding='utf-8', errors='replace') as file:
     for line in file:
-      if not line.endswith('\n') or json.loads(line)['step'] > step:
+      try:
+        if not line.endswith('\n') or json.loads(line)['step'] > step:
+          return
+      except (ValueError, KeyError, TypeError):
         return
       yield line
 

@@ -147,20 +147,29 @@ class Checkpoints:
       restored = self._manager.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
       )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-      raise errors.WorkdirError(
-        f'Cannot read the checkpoint of step {step} in {self._directory}: {_first_line(e)}'
-      ) from e
+    except errors.WorkdirError:
+      raise
+    except Exception as e:  # damaged arrays are a bare Exception of tensorstore
+      raise self._unreadable(step, e) from e
     return _unflatten(restored['state'], target), self._host(step)['extra']
 
   def _host(self, step: int) -> dict[str, Any]:
     try:
       args = ocp.args.Composite(host=ocp.args.JsonRestore())
-      return self._manager.restore(step, args=args)['host']
-    except (OSError, ValueError, KeyError) as e:
-      raise errors.WorkdirError(
-        f'Cannot read the checkpoint of step {step} in {self._directory}: {_first_line(e)}'
-      ) from e
+      host = self._manager.restore(step, args=args)['host']
+      return {name: host[name] for name in ('best_step', 'extra')}
+    except Exception as e:
+      raise self._unreadable(step, e) from e
+
+  def _unreadable(self, step: int, e: Exception) -> errors.WorkdirError:
+    earlier = max((other for other in self._manager.all_steps() if other < step), default=None)
+    if earlier is None or step != self.last_step:
+      advice = f'Remove {self._directory} to train from the start'
+    else:
+      advice = f'Remove {self._directory / str(step)} to go on from step {earlier}'
+    return errors.WorkdirError(
+      f'Cannot read the checkpoint of step {step} in {self._directory}: {_first_line(e)}. {advice}.'
+    )
 
   def _prune(self) -> None:
     for step in self._manager.all_steps():

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from mtl_jax import errors, heads, metrics, optim, sharing
+from mtl_jax import _build, errors, heads, metrics, optim, sharing
 from mtl_jax.data import builders, pipeline
 
 Plain = dict[str, Any]  # a config as nested dicts of numbers, strings, bools and tuples
@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   'optimizer': ('adamw', 'adam', 'sgd'),
   'optimizer.schedule': ('constant', 'cosine', 'linear', 'exponential'),
 }
+_PATHS = ('data_dir', 'manual_dir')
 _TASK: Plain = {
   'weight': 1.0,  # multiplies the task's loss
   'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
@@ -135,8 +136,7 @@ def dotted(values: Mapping[str, Any]) -> config_dict.ConfigDict:
 
 def plain(config: config_dict.ConfigDict | Mapping[str, Any]) -> Plain:
   """Returns a config as nested dicts, whatever it was made from."""
-  if isinstance(config, config_dict.ConfigDict):
-    return {name: plain(value) if _is_section(value) else value for name, value in config.items()}
+  return {name: plain(value) if _is_section(value) else value for name, value in config.items()}
   return {name: plain(value) if _is_section(value) else value for name, value in config.items()}
 
 
@@ -164,8 +164,10 @@ def resolve(
   for name in variants:
     if name not in changes:
       raise errors.ConfigError(f'no variant {name!r}{errors.nearest(name, changes)}')
-  if not seeds or len(set(seeds)) < len(seeds) or not all(_is_int(s) and s >= 0 for s in seeds):
-    raise errors.ConfigError(f'seeds: need different integers from 0 on, not {seeds}')
+  valid = all(_is_int(seed) and 0 <= seed < 2**63 for seed in seeds)
+  if not seeds or not valid or len(set(seeds)) < len(seeds):
+    raise errors.ConfigError(f'seeds: need different integers from 0 to 2**63 - 1, not {seeds}')
+  _check_paper(whole['paper'])
   runs = []
   for name, change in changes.items():
     if not isinstance(change, Mapping):
@@ -173,7 +175,7 @@ def resolve(
     if name in ('.', '..') or '/' in name:
       raise errors.ConfigError(f'variants: {name!r} cannot name a directory')
     single = copy.deepcopy(whole)
-    for path, value in _leaves(change):
+    for path, value in leaves(change):
       _assign(single, path, value, f'variants.{name}: ')
     single = _check(single, f'variant {name!r}: ' if len(changes) > 1 else '')
     if not variants or name in variants:
@@ -187,13 +189,21 @@ def validate(config: config_dict.ConfigDict | Mapping[str, Any]) -> None:
 
 
 def to_json(run: Plain) -> str:
-  """Returns a run's config as text; equal configs give equal texts."""
-  return json.dumps(run, indent=2, ensure_ascii=False) + '\n'
+  """Returns a run's config as text; equal `portable` configs give equal texts."""
+  return json.dumps(portable(run), indent=2, ensure_ascii=False) + '\n'
+
+
+def portable(run: Plain) -> Plain:
+  """Returns a run's config without the paths of this machine."""
+  options = run.get('dataset')
+  if not isinstance(options, Mapping):
+    return run
+  return run | {'dataset': {k: v for k, v in options.items() if k not in _PATHS}}
 
 
 def differences(old: Plain, new: Plain) -> list[str]:
   """Returns `key: old -> new` for every key in which two configs read from JSON differ."""
-  before, after = dict(_leaves(old)), dict(_leaves(new))
+  before, after = dict(leaves(old)), dict(leaves(new))
   absent = '(absent)'
   return [
     f'{path}: {before.get(path, absent)!r} -> {after.get(path, absent)!r}'
@@ -286,32 +296,35 @@ def _choose(run: Plain, section: str, names: tuple[str, ...]) -> None:
 
 
 def _check_values(run: Plain) -> None:
-  train, optimizer = run['train'], run['optimizer']
+  train = run['train']
   if (train['steps'] > 0) == (train['epochs'] > 0):
     raise errors.ConfigError(
       'train: give either steps or epochs, and leave the other at 0 '
       f'(now steps={train["steps"]}, epochs={train["epochs"]})'
     )
-  at_least_one = {
-    'train.batch_size': train['batch_size'],
-    'train.log_every': train['log_every'],
-    'eval.batch_size': run['eval']['batch_size'],
-    'mesh.fsdp': run['mesh']['fsdp'],
-  }
-  for path, value in at_least_one.items():
-    if value < 1:
-      raise errors.ConfigError(f'{path}: need 1 or more, not {value}')
-  sections = ('tasks', 'optimizer', 'train', 'mesh', 'encoder')
-  for path, value in _leaves({name: run[name] for name in sections}):
-    if _is_number(value) and not 0 <= value < math.inf:
-      raise errors.ConfigError(f'{path}: need 0 or more, not {value}')
-  for path, value in _leaves({'encoder': run['encoder'], 'optimizer': optimizer}):
+  sections = ('tasks', 'optimizer', 'train', 'eval', 'mesh', 'encoder', 'balance')
+  for path, value in leaves({name: run[name] for name in sections}):
+    if not _is_number(value):
+      continue
+    counts = path.startswith('encoder.') and _is_int(value)
+    least = int(counts or path.endswith(('.batch_size', '.log_every', '.every', '.fsdp')))
+    if not least <= value < math.inf:
+      raise errors.ConfigError(f'{path}: need {least} or more, not {value}')
     if path.endswith(('.dropout', '.momentum', '.b1', '.b2')) and value >= 1:
       raise errors.ConfigError(f'{path}: need less than 1, not {value}')
+  _build.build_balance(run)
   if run['dtype'] not in ('float32', 'bfloat16'):
-    raise errors.ConfigError(
-      f'dtype: no {run["dtype"]!r}{errors.nearest(run["dtype"], ("float32", "bfloat16"))}'
-    )
+    raise errors.ConfigError(f'dtype: no {run["dtype"]!r}; Valid: bfloat16, float32')
+
+
+def _check_paper(paper: Plain) -> None:
+  for name in paper:
+    if name not in ('source', 'rows'):
+      raise errors.ConfigError(f'paper: no key {name!r}{errors.nearest(name, ("source", "rows"))}')
+  rows = paper.get('rows', {})
+  for row in rows.values() if _is_section(rows) else (rows,):
+    if not _is_section(row) or not all(v is None or _is_number(v) for v in row.values()):
+      raise errors.ConfigError(f'paper.rows: need {{model: {{metric: percent}}}}, not {row!r}')
 
 
 def _merge(path: str, base: Plain, given: Mapping[str, Any]) -> Plain:
@@ -365,11 +378,11 @@ def _assign(run: Plain, path: str, value: Any, where: str) -> None:
     raise errors.ConfigError(f'{where}{e}') from None
 
 
-def _leaves(section: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, Any]]:
+def leaves(section: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, Any]]:
   """Yields (dotted path, value) of everything that is no section."""
   for name, value in section.items():
     if _is_section(value) and value:
-      yield from _leaves(value, f'{prefix}{name}.')
+      yield from leaves(value, f'{prefix}{name}.')
     else:
       yield f'{prefix}{name}', value
 

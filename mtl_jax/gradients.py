@@ -44,9 +44,9 @@ def task_gradients(
     params: parameters.
     batch: what the functions take; for a model, either regime.
     key: PRNG key of dropout, passed on where given.
-    tasks_at_once: how many tasks' backwards (with own inputs: forwards, too) run as one batched
-      pass; the passes follow each other. Fewer hold less memory. None: all, but for shared inputs
-      on a CPU two, whose arrays stay in its caches.
+    tasks_at_once: with shared inputs, how many tasks are pulled back as one batched pass; passes follow
+      each other, and fewer hold less memory. None: all; on a CPU two, whose arrays stay in
+      its caches.
 
   Returns:
     losses `[T]` float32 and gradients: a pytree like `params`, shared leaves `[T, ...]`.
@@ -76,7 +76,7 @@ def losses_and_gradients(
     model: Any = loss_fns
     if halves.has_shared_inputs(batch):
       return _shared_inputs(model, params, batch, key, tasks_at_once)
-    return _own_inputs(model, params, batch, key, tasks_at_once)
+    return _own_inputs(model, params, batch, key)
   args = (batch,) if key is None else (batch, key)
   if callable(loss_fns):
     losses, grads = _one_function(loss_fns, params, args)
@@ -95,22 +95,25 @@ def is_split(params: Any) -> bool:
   return isinstance(params, Mapping) and set(params) == {'shared', 'tasks'}
 
 
-def gramian(stacked: Any) -> jax.Array:
+def gramian(stacked: Any, *, sharded: bool = False) -> jax.Array:
   """G = J·Jᵀ, leaf by leaf, accumulated in float32 whatever the gradients' dtype.
 
   Args:
-    stacked: pytree of task gradients, every leaf `[T, ...]`.
+    stacked: pytree of task gradients, every leaf `[T, ...]`, at least one.
+    sharded: the leaves are split over devices: contract them axis by axis, so that T² numbers are
+      communicated and nothing is gathered. On one device merged axes are the faster way.
 
   Returns:
     `[T, T]` float32.
   """
 
   def leaf_gramian(leaf: jax.Array) -> jax.Array:
-    rows = leaf.reshape(leaf.shape[0], -1)
+    rows = leaf if sharded and leaf.ndim > 1 else leaf.reshape(leaf.shape[0], -1)
+    axes = tuple(range(1, rows.ndim))
     return jax.lax.dot_general(
       rows,
       rows,
-      (((1,), (1,)), ((), ())),
+      ((axes, axes), ((), ())),
       precision=jax.lax.Precision.HIGHEST,
       preferred_element_type=jnp.float32,
     )
@@ -163,7 +166,7 @@ def _shared_inputs(model, params, batch, key, tasks_at_once):
   return _assemble(params, names, heads, [(list(by_task), rows)])
 
 
-def _own_inputs(model, params, batch, key, tasks_at_once):
+def _own_inputs(model, params, batch, key):
   names = model.task_names
   by_task = halves.examples(batch, names)
   heads: dict[str, Any] = {}
@@ -171,7 +174,7 @@ def _own_inputs(model, params, batch, key, tasks_at_once):
   for group in halves.equal_shapes(by_task):
     inputs, keys = halves.group_inputs(by_task, group, names, key)
     features, pull = _mapped_vjp(
-      lambda shared, x, k: model.encode(shared, x, k), params['shared'], inputs, keys, tasks_at_once
+      lambda shared, x, k: model.encode(shared, x, k), params['shared'], inputs, keys
     )
     by_name = {name: halves.take_row(features, row) for row, name in enumerate(group)}
     part = {name: by_task[name] for name in group}
@@ -292,11 +295,12 @@ def _floating_vjp(encode, shared):
   return features, pull
 
 
-def _mapped_vjp(encode, shared, inputs, keys, tasks_at_once):
+def _mapped_vjp(encode, shared, inputs, keys):
   """`_floating_vjp` for A stacked inputs at once: features `[A, ...]`, rows `[A, ...]`.
 
   The residuals of one task's forward hold the weights beside the activations. The weights are the
-  same for every task, so they are kept out of the mapped outputs: no A copies of θ.
+  same for every task, so they are kept out of the mapped outputs: no A copies of θ. (In bfloat16
+  computation the cast weights are not recognized, and are copied.)
   """
   weights = {id(leaf): leaf for leaf in jax.tree.leaves(shared)}
   layout: dict[str, Any] = {}
@@ -308,7 +312,7 @@ def _mapped_vjp(encode, shared, inputs, keys, tasks_at_once):
     mapped = [r for r, w in zip(residuals, layout['fixed'], strict=True) if w is None]
     return features, mapped
 
-  features, mapped = _map(forward, (inputs, keys), tasks_at_once)
+  features, mapped = jax.vmap(forward)((inputs, keys))
 
   def backward(args):
     residuals, cotangents = args
@@ -316,7 +320,7 @@ def _mapped_vjp(encode, shared, inputs, keys, tasks_at_once):
     leaves = [next(residuals) if w is None else w for w in layout['fixed']]
     return jax.tree.unflatten(layout['structure'], leaves)(cotangents)[0]
 
-  return features, lambda cotangents: _map(backward, (mapped, cotangents), tasks_at_once)
+  return features, lambda cotangents: jax.vmap(backward)((mapped, cotangents))
 
 
 def _map(function: Callable, stacked: Any, at_once: int | None) -> Any:

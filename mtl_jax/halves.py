@@ -60,15 +60,17 @@ def examples(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[s
   """
   shared = has_shared_inputs(batch)
   labelled = batch['targets'] if shared else batch
-  unknown = sorted(set(labelled) - set(names))
+  masks = batch.get('mask', {}) if shared else {}
+  unknown = sorted((set(labelled) | set(masks)) - set(names))
   if unknown:
-    raise ValueError(f'The batch has targets for {unknown}, but the tasks are {list(names)}.')
+    raise ValueError(
+      f'The batch has targets or masks for {unknown}, but the tasks are {list(names)}.'
+    )
   present = [name for name in names if name in labelled]
   if not present:
     raise ValueError(f'The batch holds none of the tasks {list(names)}; its keys: {list(batch)}.')
   if not shared:
     return {name: dict(batch[name]) for name in present}
-  masks = batch.get('mask', {})
   return {
     name: {'inputs': batch['inputs'], 'targets': labelled[name]}
     | ({'mask': masks[name]} if name in masks else {})

@@ -107,12 +107,23 @@ class MultiTaskModel:
     return halves.task_losses(self, params, batch, key)[0]
 
   def outputs(self, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """`{task: outputs}` of a batch of either regime, without dropout; labels are not read."""
-    by_task = halves.examples(batch, self.task_names)
-    features = halves.encode_examples(self, params['shared'], batch)
+    """`{task: outputs}` without dropout; labels are not read.
+
+    Args:
+      params: `{'shared': θ, 'tasks': {name: φ}}`.
+      batch: `{'inputs': x}` for the outputs of every task, or `{task: {'inputs': x}}`.
+    """
+    if 'inputs' in batch:
+      shared = self.encode(params['shared'], batch['inputs'])
+      inputs = dict.fromkeys(self.task_names, batch['inputs'])
+      features = dict.fromkeys(self.task_names, shared)
+    else:
+      by_task = halves.examples(batch, self.task_names)
+      inputs = {name: example['inputs'] for name, example in by_task.items()}
+      features = halves.encode_examples(self, params['shared'], batch)
     return {
-      name: self.task_outputs(name, params['tasks'][name], features[name], example['inputs'])
-      for name, example in by_task.items()
+      name: self.task_outputs(name, params['tasks'][name], features[name], x)
+      for name, x in inputs.items()
     }
 
   def evaluate(self, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:

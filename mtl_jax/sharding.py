@@ -41,7 +41,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
 
 
 def path_of(path: tuple[Any, ...]) -> str:
-  """A leaf's path as 'shared/Dense_0/kernel', the form that rules match."""
+  """A leaf's path, such as 'params/shared/Dense_0/kernel' in a train state: what rules match."""
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 

@@ -126,7 +126,15 @@ class Task:
 
     Returns:
       values `[B, ...]` float32, zero where invalid, and valid `[B, ...]` bool.
+
+    Raises:
+      ValueError: the shapes of outputs, targets and mask do not fit the kind; the task is named.
     """
+    self._check_shapes(outputs, targets, mask)
+    if mask is not None:  # before the loss: what is masked may be NaN, and 0 times NaN is NaN
+      here = mask.reshape(mask.shape + (1,) * (jnp.ndim(targets) - 1))
+      blank = MISSING if jnp.issubdtype(jnp.result_type(targets), jnp.integer) else 0
+      targets = jnp.where(here, targets, jnp.asarray(blank, jnp.result_type(targets)))
     values, valid = (self.loss or LOSSES[self.kind])(outputs, targets)
     if mask is not None:
       valid = valid & mask.reshape(mask.shape + (1,) * (valid.ndim - 1))
@@ -139,6 +147,20 @@ class Task:
     values, valid = self.elements(outputs, targets, mask)
     count = jnp.sum(valid, dtype=jnp.float32)
     return self.weight * jnp.sum(values) / jnp.maximum(count, 1.0), count
+
+  def _check_shapes(self, outputs, targets, mask):
+    if self.loss is None:
+      wanted = outputs.shape[:-1] if self.kind in ('classification', 'tagging') else outputs.shape
+      if jnp.shape(targets) != wanted:
+        raise ValueError(
+          f'Task {self.name!r} ({self.kind}): targets of shape {jnp.shape(targets)} do not fit '
+          f'outputs of shape {outputs.shape}; they must be {wanted}.'
+        )
+    if mask is not None and mask.shape != jnp.shape(targets)[:1]:
+      raise ValueError(
+        f'Task {self.name!r}: a mask is [B], but its shape is {mask.shape} and that of the targets '
+        f'{jnp.shape(targets)}; a label missing inside an example is told by a label below zero.'
+      )
 
   def predictions(self, outputs: jax.Array) -> jax.Array:
     """Class indices (int32), multi-label decisions (bool: probability > ½), or the values."""

@@ -24,6 +24,7 @@ Exit codes:
 
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -60,7 +61,8 @@ def run(
   Raises:
     ConfigError: the config is wrong; nothing was done.
     DataError: the data set is missing or damaged.
-    WorkdirError: a run's directory holds another config's run, or cannot be written.
+    WorkdirError: a run's directory holds another config's run, or one begun on other data, or it
+      cannot be read or written.
     NonFiniteError: a loss or gradient is NaN or infinite; the last good checkpoint is intact.
     Interrupted: `should_stop` said so.
   """
@@ -77,10 +79,11 @@ def run(
       else:
         if should_stop():
           raise Interrupted(f'{variant} seed {single["seed"]}: stopped before it began')
-        with directory.open():
-          if variant not in prepared:
-            prepared = {variant: _prepare(single)}  # the last variant's is no longer needed
-          data = prepared[variant].data.with_seed(single['seed'])
+        if variant not in prepared:
+          console.message(f'{variant}: preparing data')
+          prepared = {variant: _prepare(single)}  # the last variant's is no longer needed
+        data = prepared[variant].data.with_seed(single['seed'])
+        with directory.open(prepared[variant].identity):
           with directory.guard():
             data.write(directory.path)
           training = _loop.Training(
@@ -102,6 +105,7 @@ class _Prepared(NamedTuple):
   """What all seeds of a variant share: the data, the number of steps, what is compiled."""
 
   data: pipeline.Data
+  identity: dict[str, Any]
   steps: int
   program: _build.Program
 
@@ -110,7 +114,8 @@ def _prepare(run: config_lib.Plain) -> _Prepared:
   train = run['train']
   data = pipeline.load(run['dataset'], tuple(run['tasks']), train['batch_size'], run['seed'])
   steps = train['steps'] or max(1, round(train['epochs'] * data.steps_per_epoch))
-  return _Prepared(data, steps, _build.program(run, data, steps))
+  program = _build.program(run, data, steps)
+  return _Prepared(data, _workdir.identity(data), steps, program)
 
 
 def _directory(workdir: str | os.PathLike[str], run: config_lib.Plain) -> _workdir.Workdir:
@@ -130,6 +135,15 @@ def _summary(result: Mapping[str, Any]) -> str:
     f'{result["steps"]} steps in {result["seconds"]:.0f} s, best at {result["best_step"]}; '
     f'{split}: {shown}'
   )
+
+
+def _report(workdir: str) -> None:
+  """Reports finished runs; what fails here takes nothing away from them."""
+  try:
+    report.report([workdir])
+  except Exception as e:
+    command = f'python -m mtl_jax.report {shlex.quote(workdir)}'
+    print(f'warning: all runs are finished, but not reported: {e}\n  {command}', file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -154,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         print('stopped at once; the same command goes on from the last checkpoint', file=sys.stderr)
         return signals.exit_code
     if jax.process_index() == 0:
-      report.report([arguments.workdir])
+      _report(arguments.workdir)
   except tuple(_command_line.EXIT_CODES) as e:
     print(f'error: {e}', file=sys.stderr)
     return _command_line.exit_code(e)

@@ -73,6 +73,8 @@ def init_train_state(
   def init(init_key, train_key, batch, params):
     if params is None:
       params = model.init(init_key, batch)
+    # Weak types would compile the second step anew.
+    params = jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), params)
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
@@ -109,7 +111,8 @@ def make_train_step(
     model: `MultiTaskModel`, another `halves.TwoHalves`, or loss functions taking
       `(params, batch, key)` (see `task_gradients`).
     balance: a balancing method or any optax transformation of stacked gradients to one direction.
-    optimizer: any optax transformation; it gets `losses=` `[T]` as an extra argument.
+    optimizer: any optax transformation; it gets the extra arguments `losses` `[T]` and
+      `value` `[]`, their sum.
     mesh: from `sharding.make_mesh`; the batch must be on it (`sharding.shard_batch`).
     rules: as given to `init_train_state`.
     tasks_at_once: see `task_gradients`.
@@ -134,7 +137,10 @@ def make_train_step(
     )
     split = gradients.is_split(state.params)
     stacked = grads['shared'] if split else grads
-    gram = gradients.gramian(stacked)
+    if jax.tree.leaves(stacked):
+      gram = gradients.gramian(stacked, sharded=mesh is not None)
+    else:  # a shared half without parameters
+      gram = jnp.zeros((losses.shape[0], losses.shape[0]), jnp.float32)
     metrics = {'gradient_norm': jnp.sqrt(jnp.diagonal(gram)), 'cosine': gradients.cosines(gram)}
     known = {'losses': losses, 'present': present, 'key': balance_key}
     if weighting is not None:
@@ -144,6 +150,7 @@ def make_train_step(
     else:
       owner = state.params['shared'] if split else state.params
       shared, balance_state = transform.update(stacked, state.balance_state, owner, **known)
+      _check_direction(shared, owner)
     grads = {'shared': shared, 'tasks': grads['tasks']} if split else shared
     finite = jnp.isfinite(losses) & jnp.isfinite(metrics['gradient_norm'])
     if split:
@@ -154,7 +161,9 @@ def make_train_step(
     key = jax.random.fold_in(state.key, state.step)
     losses, grads, balance_state, metrics = direction(state, batch, key)
     with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
-      updates, opt_state = optimizer.update(grads, state.opt_state, state.params, losses=losses)
+      updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params, losses=losses, value=jnp.sum(losses)
+      )
       params = optax.apply_updates(state.params, updates)
     metrics |= {'loss': losses, 'update_norm': optax.tree.norm(updates)}
     new = TrainState(state.step + 1, params, opt_state, balance_state, state.key)
@@ -233,9 +242,22 @@ def _weighted_sum(model, weighting, state, batch, key, balance_key):
   return losses, grads, balance_state, metrics
 
 
+def _check_direction(direction, params):
+  """Refuses a balance that leaves the task axis, or is no balance at all."""
+
+  def check(path, leaf, param):
+    if jnp.shape(leaf) != jnp.shape(param):
+      raise ValueError(
+        f'balance gave {sharding.path_of(path)!r} the shape {jnp.shape(leaf)} for parameters of '
+        f'shape {jnp.shape(param)}: the chain must end with a balancer such as pcgrad().'
+      )
+
+  jax.tree_util.tree_map_with_path(check, direction, params)
+
+
 def _finite_heads(model, task_grads, tasks):
-  """`[T]` bool: whether each task's own gradient is finite."""
-  names = getattr(model, 'task_names', None) or list(task_grads)
+  """`[T]` bool: whether each task's own gradient is finite; all true where names are unknown."""
+  names = getattr(model, 'task_names', None) or (list(model) if hasattr(model, 'keys') else [])
   if len(names) != tasks or set(names) != set(task_grads):
     return jnp.ones(tasks, bool)
   return jnp.stack([jnp.isfinite(optax.tree.norm(task_grads[name])) for name in names])

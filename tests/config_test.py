@@ -106,12 +106,61 @@ def test_names_with_commas_are_split_in_only():
     ({'tasks.pos.pooling': 'men'}, "tasks.pos.pooling: no 'men'; did you mean 'mean'"),
     ({'dtype': 'float16'}, "dtype: no 'float16'"),
     ({'seeds': (0, 0)}, 'seeds: need different integers'),
+    ({'seeds': (2**63,)}, 'seeds: need different integers'),
+    ({'balance.name': 'pcgrad', 'balance.pcgrad.order': 'foo'}, "balance.pcgrad: order .*'foo'"),
+    (
+      {
+        'balance.name': 'normalize_task_gradients',
+        'balance.normalize_task_gradients.kind': 'l3',
+      },
+      "unknown kind 'l3'",
+    ),
+    ({'balance.name': 'gradnorm', 'balance.gradnorm.alpha': float('nan')}, 'alpha: need 0 or more'),
+    ({'balance.name': 'gradnorm', 'balance.gradnorm.learning_rate': -1.0}, 'need 0 or more'),
+    ({'encoder.transformer.heads': 0}, 'encoder.transformer.heads: need 1 or more'),
+    ({'encoder.name': 'bilstm', 'encoder.bilstm.layers': 0}, 'layers: need 1 or more'),
+    ({'encoder.embedding.features': 0}, 'encoder.embedding.features: need 1 or more'),
+    ({'tasks.pos.dropout': 1.0}, 'tasks.pos.dropout: need less than 1'),
+    (
+      {
+        'optimizer.schedule.name': 'exponential',
+        'optimizer.schedule.exponential.every': 0,
+      },
+      'exponential.every: need 1 or more',
+    ),
     ({'seeds': ('a',)}, 'seeds: need different integers'),
   ],
 )
 def test_bad_values(changes, message):
   with pytest.raises(errors.ConfigError, match=message):
     config_lib.validate(_config(**changes))
+
+
+@pytest.mark.parametrize(
+  ('paper', 'message'),
+  [
+    ({'rows': {'a': 3}}, 'paper.rows: need'),
+    ({'rows': 3}, 'paper.rows: need'),
+    ({'rows': {'a': {'pos.micro_f1': 'x'}}}, 'paper.rows: need'),
+    ({'row': {}}, "paper: no key 'row'; did you mean 'rows'"),
+  ],
+)
+def test_a_paper_of_another_shape(paper, message):
+  config = _config()
+  config.paper = config_lib.dotted(paper)
+  with pytest.raises(errors.ConfigError, match=message):
+    config_lib.validate(config)
+  config.paper = config_lib.dotted({'source': 's', 'rows': {'a': {'pos.micro_f1': 1, 'b': None}}})
+  config_lib.validate(config)
+
+
+def test_paths_of_this_machine_are_not_part_of_a_run():
+  here, there = (
+    config_lib.resolve(_config(**{'dataset.data_dir': path, 'dataset.manual_dir': path}))[0]
+    for path in ('/here', '/there')
+  )
+  assert here['dataset']['data_dir'] == '/here'
+  assert config_lib.to_json(here) == config_lib.to_json(there)
 
 
 def test_a_task_that_the_data_lacks():

@@ -23,30 +23,25 @@ def test_shared_inputs(encoder):
   models.assert_trees_close(grads, models.loss_by_loss(model, params, batch))
 
 
-@pytest.mark.parametrize('at_once', [None, 1])
 @pytest.mark.parametrize('lengths', [(8, 8, 8, 8), (8, 4, 8, 6)])
-def test_own_inputs(lengths, at_once):
+def test_own_inputs(lengths):
   """Equal shapes take one mapped pass; unequal ones are grouped and put back in order."""
   model, batch = models.model('bilstm'), models.own_batch(lengths)
   params = models.init(model, batch)
-  losses, grads = jax.jit(lambda p: mtl_jax.task_gradients(model, p, batch, tasks_at_once=at_once))(
-    params
-  )
+  losses, grads = jax.jit(lambda p: mtl_jax.task_gradients(model, p, batch))(params)
   np.testing.assert_allclose(losses, models.losses(model, params, batch), rtol=1e-6)
   models.assert_trees_close(grads, models.loss_by_loss(model, params, batch))
 
 
-@pytest.mark.parametrize('at_once', [None, 1])
-def test_dropout_draws_the_same_masks_on_every_path(at_once):
+@pytest.mark.parametrize('regime', ['shared', 'own'])
+def test_dropout_draws_the_same_masks_on_every_path(regime):
   model, batch, key = (
     models.model('transformer', dropout=0.3),
-    models.own_batch(),
+    models.own_batch() if regime == 'own' else models.shared_batch(),
     jax.random.key(7),
   )
   params = models.init(model, batch)
-  losses, grads = jax.jit(
-    lambda p: mtl_jax.task_gradients(model, p, batch, key, tasks_at_once=at_once)
-  )(params)
+  losses, grads = jax.jit(lambda p: mtl_jax.task_gradients(model, p, batch, key))(params)
   np.testing.assert_allclose(losses, models.losses(model, params, batch, key), rtol=1e-6)
   assert not np.allclose(losses, models.losses(model, params, batch))
   models.assert_trees_close(grads, models.loss_by_loss(model, params, batch, key))
@@ -82,6 +77,36 @@ def test_masked_labels_carry_no_loss_and_a_fully_masked_task_is_absent():
   _, present, grads = everything(model, params, poisoned)
   assert present.tolist() == [True, True, True, False]
   assert not np.asarray(gradients.gramian(grads['shared']))[3].any()
+
+
+@pytest.mark.parametrize('at_once', [1, 2, 4])
+def test_tasks_pulled_back_in_passes(at_once):
+  model, batch = models.model('mlp'), models.shared_batch('mlp')
+  params = models.init(model, batch)
+  way = jax.jit(lambda p: mtl_jax.task_gradients(model, p, batch, tasks_at_once=at_once))
+  models.assert_trees_close(way(params)[1], models.loss_by_loss(model, params, batch))
+  with pytest.raises(ValueError, match='1 or more'):
+    mtl_jax.task_gradients(model, params, batch, tasks_at_once=0)
+
+
+def test_a_masked_nan_target_leaves_the_gradients_finite():
+  model, batch = models.model('mlp'), models.shared_batch('mlp')
+  params = models.init(model, batch)
+  batch['targets']['score'][models.B // 2 :] = np.nan
+  _, _, grads = everything(model, params, batch)
+  assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
+
+
+def test_wrong_shapes_and_masks_are_refused_by_name():
+  model, batch = models.model('mlp'), models.shared_batch('mlp')
+  params = models.init(model, batch)
+  wrong = batch | {'targets': batch['targets'] | {'score': np.zeros((models.B, 1), np.float32)}}
+  with pytest.raises(ValueError, match=r"Task 'score' \(regression\): targets of shape \(16, 1\)"):
+    model.losses(params, wrong)
+  with pytest.raises(ValueError, match='a mask is'):
+    model.losses(params, batch | {'mask': {'score': np.ones((models.B, 2), bool)}})
+  with pytest.raises(ValueError, match=r"masks for \['scores'\]"):
+    model.losses(params, batch | {'mask': {'scores': np.ones(models.B, bool)}})
 
 
 def _functions():
@@ -126,7 +151,7 @@ def test_a_batch_for_unknown_tasks_is_refused():
   model, batch = models.model('bilstm'), models.shared_batch()
   params = models.init(model, batch)
   batch['targets']['sentiment'] = batch['targets']['intent']
-  with pytest.raises(ValueError, match=r"targets for \['sentiment'\]"):
+  with pytest.raises(ValueError, match=r"for \['sentiment'\]"):
     model.losses(params, batch)
   with pytest.raises(ValueError, match='holds none of the tasks'):
     model.losses(params, {})
@@ -173,12 +198,11 @@ def test_cost_in_flops():
     for name in model.task_names
   }
   plain = _flops(jax.grad(lambda p: model.losses(p, own).sum()), params)
-  stacked = _flops(lambda p: gradients.task_gradients(model, p, own, tasks_at_once=None), params)
+  stacked = _flops(lambda p: gradients.task_gradients(model, p, own), params)
   assert stacked < plain * 1.1
 
 
-@pytest.mark.parametrize('at_once', [None, 1])
-def test_own_inputs_keep_no_copy_of_the_weights_a_task(at_once):
+def test_own_inputs_keep_no_copy_of_the_weights_a_task():
   """Among the arrays saved for the backward there is none of T times a weight's shape."""
   wide = mtl_jax.encoders.MLP((64, 96))
   model = mtl_jax.sharing.hard(wide, models.model('mlp').tasks)
@@ -190,7 +214,7 @@ def test_own_inputs_keep_no_copy_of_the_weights_a_task(at_once):
 
   def probe(shared_params):
     _, pull = gradients._mapped_vjp(
-      lambda p, x, k: model.encode(p, x, k), shared_params, inputs, None, at_once
+      lambda p, x, k: model.encode(p, x, k), shared_params, inputs, None
     )
     held = [cell.cell_contents for cell in pull.__closure__]
     saved.extend(leaf.shape for leaf in jax.tree.leaves(held) if hasattr(leaf, 'shape'))

@@ -88,6 +88,8 @@ def test_outputs_and_evaluation():
   params = models.init(model, batch)
   shapes = {k: v.shape for k, v in jax.jit(model.outputs)(params, batch).items()}
   assert shapes == {'intent': (16, 5), 'slots': (16, 8, 7), 'topics': (16, 3), 'score': (16,)}
+  unlabelled = jax.jit(model.outputs)(params, {'inputs': batch['inputs']})
+  assert {k: v.shape for k, v in unlabelled.items()} == shapes
   result = mtl_jax.make_eval_step(model)(params, batch)
   assert {k: (v.shape, v.dtype.name) for k, v in result['outputs'].items()} == {
     'intent': ((16,), 'int32'),
@@ -137,6 +139,8 @@ def test_pooling_reads_real_tokens_only(how):
   changed = pool.apply(params, features.at[:, 2].set(99.0), {'mask': mask})
   np.testing.assert_array_equal(pooled, changed)
   np.testing.assert_allclose(pooled[1], features[1, 0], rtol=1e-6)
+  nothing = pool.apply(params, features, {'mask': jnp.zeros((2, 3), bool)})
+  assert np.abs(nothing).max() < 10
   if how == 'mean':
     np.testing.assert_allclose(pooled[0], features[0, :2].mean(0), rtol=1e-6)
 

@@ -201,6 +201,21 @@ def test_delta_needs_a_reference_for_every_task(tmp_path):
   assert 'age.mae' not in rows_of(table)['pair'].cells
 
 
+def test_the_default_split_is_one_that_all_runs_have(root):
+  assert {table.split for table in report.report([root], plots=False)} == {'test'}
+  path = root / 'part' / 'seed_0' / 'results.json'
+  results = json.loads(path.read_text())
+  del results['test']
+  path.write_text(json.dumps(results))
+  assert {table.split for table in report.report([root], plots=False)} == {'validation'}
+
+
+def test_the_home_directory_is_expanded(root, monkeypatch):
+  monkeypatch.setenv('HOME', str(root.parent))
+  report.report(['~/runs'], '~/out', plots=False)
+  assert (root.parent / 'out' / 'table.md').exists()
+
+
 def test_all_metrics_and_splits(tmp_path):
   split = {'metrics': {'pos': {'micro_f1': 0.5, 'macro_f1': 0.25}}}
   extra = {'test': None, 'validation': split}

@@ -21,9 +21,14 @@ _CONFIG = pathlib.Path(train.__file__).parents[1] / 'configs' / 'quickstart.py'
     (['--config.train.steps=2.5'], '2.5'),
     (['--config.train=3'], '3'),
     (['--config.tasks.posture.weight=3'], "no key 'posture' in tasks"),
-    (['--config.balance.name=gradnorm+pcgrid'], "no 'pcgrid'; did you mean 'pcgrad'?"),
+    (
+      ['--config.balance.name=gradnorm+pcgrid', '--variants=pos_only'],
+      "no 'pcgrid'; did you mean 'pcgrad'?",
+    ),
+    (['--config.balance.name=pcgrad'], "balance.name has no effect: variant 'sum' sets"),
+    (['--config.only=pos', '--variants=lemma_only'], "no effect: variant 'lemma_only' sets only"),
     (['--config.encoder.name=lstm'], "encoder.name: no 'lstm'; did you mean 'bilstm'?"),
-    (['--config.only=lema'], "no task 'lema'; did you mean 'lemma'?"),
+    (['--config.only=lema', '--variants=sum'], "no task 'lema'; did you mean 'lemma'?"),
     (['--config.train.early_stopping.metric=pos.macro'], "no metric 'pos.macro'"),
     (['--variants=pcgrad'], "no variant 'pcgrad'"),
     (['--wokdir=x'], 'wokdir'),
@@ -52,7 +57,13 @@ def test_wrong_config_files(tmp_path, capsys):
   bad.write_text('def get_config():\n  return 1 / 0\n')
   assert 'bad.py, line 2: ZeroDivisionError' in stderr(f'--config={bad}', '--workdir=x')
   bad.write_text(_CONFIG.read_text().replace('config.train.steps', 'config.train.stepz'))
-  assert 'stepz' in stderr(f'--config={bad}', '--workdir=x')
+  text = stderr(f'--config={bad}', '--workdir=x')
+  assert "no key 'stepz'; did you mean 'steps'? Valid: batch_size, " in text
+  assert text.count('\n') == 1
+  bad.write_text('x = 1\n')
+  assert 'bad.py defines no get_config()' in stderr(f'--config={bad}', '--workdir=x')
+  bad.write_text('raise SystemExit(3)\n')
+  assert 'bad.py, line 1: SystemExit' in stderr(f'--config={bad}', '--workdir=x')
   bad.write_text('def get_config():\n  return {}\n')
   assert 'get_config must return' in stderr('--config', str(bad), '--workdir=x')
 
@@ -77,6 +88,24 @@ def test_overrides_reach_the_config():
   assert arguments.workdir == 'w'
 
 
+def test_the_home_directory_is_expanded(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  arguments = _command_line.parse(['train', f'--config={_CONFIG}', '--workdir=~/w'], '')
+  assert arguments.workdir == '/home/me/w'
+
+
+def test_a_report_that_fails_is_a_warning(tmp_path, monkeypatch, capsys):
+  def fail(*_, **__):
+    raise ValueError('no fonts')
+
+  monkeypatch.setattr(train, 'run', lambda *_, **__: [])
+  monkeypatch.setattr(train.report, 'report', fail)
+  assert train.main(['train', f'--config={_CONFIG}', f'--workdir={tmp_path / "a b"}']) == 0
+  message = capsys.readouterr().err
+  assert message.startswith('warning: ')
+  assert f"no fonts\n  python -m mtl_jax.report '{tmp_path / 'a b'}'" in message
+
+
 def test_config_arguments_reach_get_config(tmp_path):
   path = tmp_path / 'c.py'
   path.write_text(
@@ -90,13 +119,14 @@ def test_config_arguments_reach_get_config(tmp_path):
   assert _command_line.load(f'{path}:large').name == 'large'
 
 
-def test_a_second_signal_stops_at_once():
+def test_a_second_signal_stops_at_once(capfd):
   before = signal.getsignal(signal.SIGTERM)
   with _command_line.Signals() as signals:
     assert signals.received is None
     os.kill(os.getpid(), signal.SIGTERM)
     assert signals.received == signal.SIGTERM
     assert signals.exit_code == 143
+    assert 'stopping after this step; once more' in capfd.readouterr().err
     with pytest.raises(_command_line.Stopped):
       os.kill(os.getpid(), signal.SIGINT)
   assert signal.getsignal(signal.SIGTERM) is before

@@ -1,14 +1,19 @@
 """The parts of training that need no data set: optimizer, early stopping, means of step metrics."""
 
 import io
+import json
+import pathlib
+import shutil
+import struct
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
+from tensorboardX.proto import event_pb2
 
-from mtl_jax import _build, _console, _early_stopping, _window, errors, optim
+from mtl_jax import _build, _console, _early_stopping, _window, _workdir, checkpoint, errors, optim
 from mtl_jax import config as config_lib
 
 
@@ -184,6 +189,102 @@ def test_console_shows_runs(terminal):
   for part in parts:
     assert part in text
   assert ('\x1b[' in text) is terminal
+
+
+def test_eighty_columns_hold_what_matters():
+  out = io.StringIO()
+  inner = rich.console.Console(file=out, force_terminal=True, width=80)
+  with _console.Console(15, console=inner) as console:
+    console.start('gradnorm_pcgrad seed 0', 0, 12000)
+    losses = {f'task_with_a_long_name_{i}': 0.5 for i in range(4)}
+    console.progress(8500, 1234.5, losses)
+    console.evaluated(8000, 'joint.exact_match', 0.25, 0.25, True)
+    console.step(8501)
+    lines = [str(line) for line in _lines(inner, console._progress)]
+  row = next(line for line in lines if 'gradnorm' in line)
+  for part in ('gradnorm_pcgrad seed 0', '8501/12000', '1234.5/s', '0:03 left'):
+    assert part in row
+  assert 'best joint.exact_match 0.2500' in lines[-1]
+
+
+def _lines(console, progress):
+  rendered = console.render_lines(progress.get_renderable(), pad=False)
+  return [''.join(segment.text for segment in line) for line in rendered]
+
+
+def test_compiling_is_shown_until_there_is_a_rate():
+  inner = rich.console.Console(file=io.StringIO(), force_terminal=True, width=80)
+  with _console.Console(1, console=inner) as console:
+    console.start('x', 0, 10)
+    console.step(1)
+    assert '1/10' in (line := _lines(inner, console._progress)[0])
+    assert 'compiling' in line
+
+
+def _metrics_lines(path):
+  return [json.loads(line)['step'] for line in (path / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_metrics_go_on_before_a_damaged_line(tmp_path):
+  workdir = _workdir.Workdir(tmp_path, _run())
+  text = '{"step": 1}\n{"step": 2}\n%s\n{"step": 4}\n'
+  for damage in ('garbage', '[]', '3', '{}', '{"step": "x"}'):
+    (tmp_path / 'metrics.jsonl').write_text(text % damage)
+    log = _workdir.Metrics(workdir, 9)
+    log.write({'step': 10, 'split': 'train', 'loss': {'pos': 0.5}})
+    log.close()
+    assert _metrics_lines(tmp_path) == [1, 2, 10]
+
+
+def test_tensorboard_reads_the_events(tmp_path):
+  log = _workdir.Metrics(_workdir.Workdir(tmp_path, _run()), 9)
+  log.write({'step': 10, 'split': 'train', 'loss': {'pos': 0.5, 'lemma': None}})
+  log.close()
+  (path,) = (tmp_path / 'tensorboard').iterdir()
+  data, events = path.read_bytes(), []
+  while data:  # length, its checksum, the event, its checksum
+    (size,) = struct.unpack('<Q', data[:8])
+    events.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+    data = data[16 + size :]
+  assert events[0].file_version == 'brain.Event:2'
+  assert (events[1].step, events[1].session_log.status) == (10, event_pb2.SessionLog.START)
+  (value,) = events[2].summary.value
+  assert (events[2].step, value.tag, value.simple_value) == (10, 'train/loss/pos', 0.5)
+
+
+@pytest.mark.skipif(not pathlib.Path('/dev/full').exists(), reason='needs /dev/full')
+def test_a_full_disk_is_one_error(tmp_path):
+  log = _workdir.Metrics(_workdir.Workdir(tmp_path, _run()), 0)
+  log._file.close()
+  with pathlib.Path('/dev/full').open('a') as log._file:
+    with pytest.raises(errors.WorkdirError, match='No space left'):
+      log.write({'step': 1, 'split': 'train'})
+    log.close()
+
+
+@pytest.mark.parametrize(('name', 'text'), [('config.json', '[]'), ('results.json', '{}')])
+def test_damaged_files_are_named(name, text, tmp_path):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(errors.WorkdirError, match=rf'Cannot read .*{name}.*Remove'):
+    _workdir.Workdir(tmp_path, _run()).check()
+
+
+def test_a_damaged_checkpoint_says_what_to_remove(tmp_path):
+  state = {'w': jnp.arange(5000.0)}  # large enough for a file of its own
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state, {}, best=True)
+    checkpoints.save(2, state, {})
+  shutil.rmtree(tmp_path / '2' / 'host')
+  with pytest.raises(errors.WorkdirError, match=r'Remove \S+/2 to go on from step 1\.'):
+    checkpoint.Checkpoints(tmp_path)
+  shutil.rmtree(tmp_path / '2')
+  for path in (tmp_path / '1' / 'state').glob('ocdbt*/d/*'):  # the arrays
+    path.write_bytes(b'garbage')
+  with (
+    checkpoint.Checkpoints(tmp_path) as checkpoints,
+    pytest.raises(errors.WorkdirError, match=r'Remove \S+ to train from the start'),
+  ):
+    checkpoints.restore(state)
 
 
 def test_a_quiet_console_shows_nothing(capsys):

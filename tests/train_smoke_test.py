@@ -18,6 +18,7 @@ def test_quickstart_in_small(tmp_path):
     '--variants=gradnorm_pcgrad',
     '--config.seeds=(0,)',
     '--config.train.steps=30',
+    '--config.optimizer.schedule.warmup_steps=5',
     '--config.train.eval_every=30',
     '--config.dataset.train_limit=2000',
     f'--config.dataset.data_dir={tmp_path / "data"}',

@@ -242,6 +242,35 @@ def test_a_non_finite_loss_or_gradient_names_its_task(name):
   assert metrics['finite'].tolist() == [True, True, False]
 
 
+def test_a_balance_that_leaves_the_task_axis_is_refused():
+  chain = optax.chain(optim.gradnorm(num_tasks=3), optim.normalize_task_gradients())
+  _, batch, state, step = start(chain, optax.sgd(0.1))
+  with pytest.raises(ValueError, match='must end with a balancer'):
+    step(state, batch)
+
+
+def test_the_gramian_of_split_gradients_gathers_nothing():
+  mesh = sharding.make_mesh(2, 4)
+  placed = jax.device_put(
+    jnp.ones((3, 64, 128)),
+    jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, None, 'fsdp')),
+  )
+  program = jax.jit(lambda x: gradients.gramian(x, sharded=True)).lower(placed).compile()
+  assert 'all-gather' not in program.as_text()
+  np.testing.assert_allclose(program(placed), np.full((3, 3), 64 * 128), rtol=1e-6)
+
+
+def test_a_shared_half_without_parameters():
+  functions = [lambda p, b, k: jnp.sum((p['tasks']['a'] - b) ** 2)] * 2
+  params = {'shared': {}, 'tasks': {'a': jnp.ones(2)}}
+  state = mtl_jax.init_train_state(
+    functions, optim.pcgrad(), optax.sgd(0.1), jax.random.key(0), params=params
+  )
+  step = mtl_jax.make_train_step(functions, optim.pcgrad(), optax.sgd(0.1))
+  _, metrics = step(state, jnp.zeros(2))
+  assert not np.asarray(metrics['cosine']).any()
+
+
 def test_init_needs_parameters_or_a_model():
   with pytest.raises(ValueError, match='needs params='):
     mtl_jax.init_train_state(

@@ -281,6 +281,24 @@ def test_values_that_do_not_fit_data_or_devices(config_file, flags, message, tmp
   code = train.main(['train', f'--config={config_file}', f'--workdir={tmp_path / "w"}', *flags])
   assert code == 2
   assert message in capsys.readouterr().err
+  assert not (tmp_path / 'w').exists()
+
+
+def test_a_refused_run_does_not_own_a_directory(config, finished, tmp_path):
+  shutil.copytree(finished / 'default', tmp_path / 'default')
+  run = tmp_path / 'default' / 'seed_0'
+  (run / 'results.json').unlink()
+  versions = json.loads((run / 'versions.json').read_text())
+  versions['data']['fingerprint'] = 'x'
+  (run / 'versions.json').write_text(json.dumps(versions))
+  with pytest.raises(errors.WorkdirError, match=r"data changed.*\n  fingerprint: 'x' -> "):
+    train.run(config, tmp_path)
+  shutil.rmtree(run / 'checkpoints')
+  other = config.copy_and_resolve_references()
+  other.eval.test = False
+  (result,) = train.run(other, tmp_path)
+  assert 'test' not in result
+  assert json.loads((run / 'versions.json').read_text())['data']['fingerprint'] != 'x'
 
 
 def test_workdirs_that_cannot_be_used(config, tmp_path, monkeypatch):

@@ -58,6 +58,7 @@ class Data:
     bucket_lengths: the widths that batches are padded to, ascending.
     num_examples: split -> how many there are.
     truncated: split -> how many were cut at max_length.
+    splits: split -> what was encoded.
   """
 
   def __init__(
@@ -80,7 +81,7 @@ class Data:
     self.bucket_lengths = bucket_lengths
     self.num_examples = {split: len(encoded) for split, encoded in splits.items()}
     self.truncated = {split: encoded.truncated for split, encoded in splits.items()}
-    self._splits = dict(splits)
+    self.splits = self._splits = dict(splits)
     self._assembler = assembler
     self._word_dropout = word_dropout
     self._process = process

@@ -34,7 +34,8 @@ class Pool(nn.Module):
       return features[:, 0]
     if self.how == 'max':
       lowest = jnp.finfo(features.dtype).min
-      return jnp.where(mask, features, lowest).max(axis=1)
+      highest = jnp.where(mask, features, lowest).max(axis=1)
+      return jnp.where(mask.any(axis=1), highest, 0)  # an example of padding alone has no maximum
     if self.how == 'mean':
       count = jnp.maximum(mask.sum(axis=1), 1).astype(features.dtype)  # [B, 1]
       return jnp.where(mask, features, 0).sum(axis=1) / count

@@ -176,7 +176,8 @@ def scale_rows(scales: jax.Array, stacked: Any) -> Any:
   """Multiplies row i of every leaf `[T, ...]` by scales[i]."""
 
   def scale(leaf):
-    return leaf * scales.reshape(scales.shape + (1,) * (leaf.ndim - 1)).astype(leaf.dtype)
+    column = scales.reshape(scales.shape + (1,) * (leaf.ndim - 1))
+    return (leaf.astype(jnp.float32) * column).astype(leaf.dtype)
 
   return jax.tree.map(scale, stacked)
 

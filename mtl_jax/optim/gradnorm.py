@@ -33,9 +33,9 @@ def gradnorm(
   uses the weights from before its own update (algorithm 1). Norms are over all of θ; Lᵢ(0) is the
   loss at the task's first step.
 
-  Absent tasks keep their weight in proportion, take no part in n̄ and r, and give the weights'
-  optimizer a zero gradient. Weights stay ≥ 1e-6. Task-specific parameters are not
-  scaled.
+  Absent tasks keep their weight in proportion, take no part in n̄ and r, and keep their part of
+  the weights' optimizer; so do tasks whose loss or gradient is not finite. Weights
+  are kept ≥ 1e-6 before they are renormalized. Task-specific parameters are not scaled.
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.
@@ -80,11 +80,13 @@ def gradnorm(
     weights = state.weights
     if losses.shape != weights.shape:
       raise ValueError(f'gradnorm of {weights.shape[0]} tasks was given losses {losses.shape}.')
-    here = present.astype(jnp.float32)
+    norms = jnp.sqrt(jnp.diagonal(gramian))
+    usable = present & jnp.isfinite(losses) & jnp.isfinite(norms)
+    here = usable.astype(jnp.float32)
+    losses, norms = jnp.where(usable, losses, 0.0), jnp.where(usable, norms, 0.0)
     count = jnp.maximum(jnp.sum(here), 1.0)
     first = jnp.where(jnp.isnan(state.first_losses) & (here > 0), losses, state.first_losses)
 
-    norms = jnp.sqrt(jnp.diagonal(gramian))
     scaled = weights * norms
     mean_norm = jnp.sum(here * scaled) / count
     progress = jnp.where((here > 0) & (first > 0), losses / jnp.where(first > 0, first, 1.0), here)
@@ -94,7 +96,12 @@ def gradnorm(
 
     with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
       steps, opt_state = tx.update(grads, state.opt_state, weights)
-    moved = jnp.maximum(optax.apply_updates(weights, steps), _SMALLEST_WEIGHT)
+
+    def keep(new, old):  # momentum moves no absent task
+      return jnp.where(usable, new, old) if jnp.shape(new) == usable.shape else new
+
+    opt_state = jax.tree.map(keep, opt_state, state.opt_state)
+    moved = jnp.where(usable, jnp.maximum(weights + steps, _SMALLEST_WEIGHT), weights)
     moved = moved * (weights.shape[0] / jnp.sum(moved))
     return weights, GradNormState(moved, first, opt_state)
 

@@ -27,7 +27,7 @@ def report(
   console: Console | None = None,
   plots: bool = True,
   *,
-  split: str = 'test',
+  split: str | None = None,
   formats: Sequence[str] = FORMATS,
   digits: int = 2,
   all_metrics: bool = False,
@@ -43,7 +43,7 @@ def report(
     out: where to write, made if it does not exist; by default the first of `dirs`.
     console: where to print; by default standard output.
     plots: whether to plot.
-    split: 'test' or 'validation'.
+    split: 'test' or 'validation'; None: 'test' if every run has it, else 'validation'.
     formats: which tables to write, of 'md', 'tex' and 'csv'.
     digits: decimals of percentages; other values get two more.
     all_metrics: whether to show every metric of each task instead of the main one.
@@ -55,8 +55,10 @@ def report(
     WorkdirError: if there is no finished run, a run's files cannot be read or do not fit together,
       or `out` cannot be written.
   """
-  roots = [Path(root) for root in dirs]
+  roots = [Path(root).expanduser() for root in dirs]
   runs = load(roots)
+  if split is None:
+    split = 'test' if all('test' in run.results for run in runs.finished) else 'validation'
   found = tables(runs, split, all_metrics)
   console = console or _console()
   for table in found:
@@ -77,7 +79,7 @@ def report(
     for group in groups:
       prefix = re.sub(r'[^\w.-]+', '_', group.name) + '_' if len(groups) > 1 else ''
       files |= {f'{prefix}{name}.png': data for name, data in _plots.plots(group).items()}
-  folder = Path(out) if out is not None else roots[0]
+  folder = Path(out).expanduser() if out is not None else roots[0]
   for name, data in files.items():
     _write(folder, name, data)
   if files:

@@ -37,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     choices=report.FORMATS,
     help='a table file to write; may be repeated (default: all three)',
   )
-  parser.add_argument('--split', choices=('test', 'validation'), default='test')
+  parser.add_argument(
+    '--split',
+    choices=('test', 'validation'),
+    help='default: test, or validation where a run has no results on test',
+  )
   parser.add_argument(
     '--digits', type=int, choices=range(7), default=2, help='decimals of percentages (default: 2)'
   )

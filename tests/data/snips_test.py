@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from tensorflow_datasets.core.download import checksums
 from mtl_jax import errors
 from mtl_jax.data import prepare
 from mtl_jax.data.builders import snips
+
+# The files here are not the published ones; one test looks at the warning.
+pytestmark = pytest.mark.filterwarnings('ignore:.*not the published split')
 
 SHARED = Path(__file__).parents[2].parent / 'shared' / 'data' / 'slu-snips'
 
@@ -98,8 +102,37 @@ def test_bad_files_leave_nothing_and_can_be_mended(raw, tmp_path, name, content,
 def test_empty_split(raw, tmp_path):
   for name in SPLITS['valid']:
     (raw / 'valid' / name).write_text('')
-  with pytest.raises(errors.DataError, match=r"'snips': the split 'validation' is empty"):
+  with pytest.raises(
+    errors.DataError, match=r"'validation' is empty: no line in .*raw/valid/seq\.in, "
+  ):
     prepare.prepare('snips', tmp_path / 'data', raw)
+
+
+@pytest.mark.filterwarnings('default')
+def test_files_that_are_not_the_published_ones_are_told(raw, tmp_path, monkeypatch):
+  published = {
+    str(path.relative_to(raw)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in raw.rglob('*')
+    if path.is_file()
+  }
+  monkeypatch.setattr(snips.Snips, 'PUBLISHED', published)
+  with warnings.catch_warnings():
+    warnings.filterwarnings('error', '.*not the published split')
+    prepare.prepare('snips', tmp_path / 'good', raw)
+  for name, content in SPLITS['train'].items():
+    (raw / 'train' / name).write_text(content.split('\n')[0] + '\n')
+  for new in (
+    True,
+    False,
+  ):  # whoever asks with these files is told, also when they were used before
+    with pytest.warns(UserWarning, match='numbers do not compare with the papers') as told:
+      prepared = prepare.prepare('snips', tmp_path / 'cut', raw)
+    assert prepared.new is new
+    assert set(prepared.unpublished) == {'train/seq.in', 'train/seq.out', 'train/label'}
+    text = next(str(w.message) for w in told if 'published' in str(w.message))
+    assert 'train/label' in text
+    assert 'valid/' not in text
+    assert next(w for w in told if 'published' in str(w.message)).filename == __file__
 
 
 def test_no_download_unless_asked_for(tmp_path):
@@ -136,9 +169,11 @@ def home(raw, monkeypatch):
 
 
 @pytest.mark.usefixtures('home')
-def test_download(tmp_path):
+def test_download(raw, tmp_path):
   prepared = prepare.prepare('snips', tmp_path / 'data', download=True)
   assert prepared.num_examples == {'train': 2, 'validation': 1, 'test': 1}
+  # The same files from a folder are the same sources.
+  assert not prepare.prepare('snips', tmp_path / 'data', raw).new
 
 
 @pytest.mark.usefixtures('home')
@@ -169,7 +204,9 @@ def test_the_real_files(tmp_path):
   for name, (size, digest) in snips._CHECKSUMS.items():
     content = (SHARED / name).read_bytes()
     assert (len(content), hashlib.sha256(content).hexdigest()) == (size, digest), name
-  prepared = prepare.prepare('snips', tmp_path, SHARED)
+  with warnings.catch_warnings():
+    warnings.filterwarnings('error', '.*not the published split')
+    prepared = prepare.prepare('snips', tmp_path, SHARED)
   assert prepared.num_examples == {'train': 13084, 'validation': 700, 'test': 700}
   train = list(prepare.load_source('snips', 'train', tmp_path))
   assert len({example['intent'] for example in train}) == 7

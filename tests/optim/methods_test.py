@@ -107,6 +107,36 @@ def test_gradnorm_leaves_an_absent_task_out():
   np.testing.assert_allclose(ratio, two.weights[0] / two.weights[1], rtol=1e-6)
 
 
+def test_gradnorm_keeps_an_absent_task_in_proportion_after_it_was_present():
+  """Momentum from steps with the task must not move it in steps without; only Σ w = T rescales."""
+  rows = jacobians(3, 20, 'random') * np.array([[1.0], [3.0], [0.2]], np.float32)
+  tx = optim.gradnorm(num_tasks=3)
+  state = tx.init({})
+  for _ in range(3):
+    _, state = tx.update(tree(rows), state, losses=jnp.ones(3))
+  nobody, _ = tx.weighting.update(
+    state, losses=jnp.zeros(3), gramian=jnp.zeros((3, 3)), present=jnp.zeros(3, bool)
+  )
+  _, still = tx.weighting.update(
+    state, losses=jnp.zeros(3), gramian=jnp.zeros((3, 3)), present=jnp.zeros(3, bool)
+  )
+  np.testing.assert_allclose(still.weights, nobody, rtol=1e-6)  # `nobody`: the weights from before
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_gradnorm_survives_a_step_that_is_not_finite(bad):
+  rows = jacobians(3, 20, 'random')
+  tx = optim.gradnorm(num_tasks=3)
+  broken = rows.copy()
+  broken[0] = bad
+  _, state = tx.update(tree(broken), tx.init({}), losses=jnp.array([bad, 1.0, 1.0]))
+  assert np.isfinite(state.weights).all()
+  assert np.isnan(state.first_losses[0])
+  _, state = tx.update(tree(rows), state, losses=jnp.ones(3))
+  assert np.isfinite(state.weights).all()
+  assert float(state.first_losses[0]) == 1.0
+
+
 def test_gradnorm_errors():
   tx = optim.gradnorm(num_tasks=3)
   with pytest.raises(ValueError, match='losses='):

@@ -8,6 +8,9 @@ from mtl_jax import errors
 if TYPE_CHECKING:
   from mtl_jax.data.builders import _base
 
+SOURCES = 'sources.json'
+"""The file in a prepared data set's folder that holds name -> SHA-256 of its raw files."""
+
 # Name -> module and class.
 REGISTRY: dict[str, tuple[str, str]] = {
   'english_words': ('mtl_jax.data.builders.english_words', 'EnglishWords'),

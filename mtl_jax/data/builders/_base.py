@@ -1,6 +1,7 @@
 """What every builder shares: where raw files come from, and how they are written. No format."""
 
 import abc
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,6 +11,7 @@ from tensorflow_datasets.core.download import checksums
 
 from mtl_jax import errors
 from mtl_jax.data import specs
+from mtl_jax.data.builders import SOURCES, _raw
 
 Examples = Mapping[str, list[tuple[str, dict[str, Any]]]]  # split -> (key, example) in any order
 
@@ -23,12 +25,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     NEEDS: `'package'`, raw files that an installed package brings, so that preparing needs no
       consent; or `'files'`, raw files from `manual_dir` or, when asked for, from the network.
     FILES: URL -> TFDS `UrlInfo` (size, SHA-256) of the raw files on the network.
+    RAW: the names of the raw files, relative to `manual_dir`.
+    PUBLISHED: name -> SHA-256 of the raw files that papers report on, where these are known.
   """
 
   INPUT: ClassVar[specs.InputSpec]
   TASKS: ClassVar[Mapping[str, specs.TaskSpec]]
   NEEDS: ClassVar[Literal['package', 'files']]
   FILES: ClassVar[Mapping[str, checksums.UrlInfo]] = {}
+  RAW: ClassVar[tuple[str, ...]]
+  PUBLISHED: ClassVar[Mapping[str, str]] = {}
 
   def __init__(
     self,
@@ -48,9 +54,33 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """The checksums of `FILES`, for the download manager."""
     return dict(cls.FILES)
 
+  def manual_sources(self) -> dict[str, str]:
+    """Returns name -> SHA-256 of the raw files in `manual_dir`; empty without one.
+
+    Raises:
+      DataError: a raw file is missing or cannot be read.
+    """
+    if self.manual_dir is None:
+      return {}
+    return _sources({name: self.manual_dir / name for name in self.RAW})
+
+  def _locate(self, dl_manager: Any) -> dict[str, Path]:
+    """Returns the path of each raw file by name."""
+    if self.manual_dir is not None:
+      return {name: self.manual_dir / name for name in self.RAW}
+    return {name: Path(path) for name, path in self.find(dl_manager).items()}
+
   @abc.abstractmethod
-  def read(self, dl_manager: Any) -> Examples:
-    """Returns the examples of each split.
+  def find(self, dl_manager: Any) -> Mapping[str, str | Path]:
+    """Returns the path of each raw file by name, where there is no `manual_dir`.
+
+    Raises:
+      DataError: there is no such file, or downloading failed.
+    """
+
+  @abc.abstractmethod
+  def read(self, paths: Mapping[str, Path]) -> Examples:
+    """Returns the examples of each split from the raw files by name.
 
     Raises:
       DataError: a raw file is missing or is not what its format says.
@@ -78,13 +108,24 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       raise errors.DataError(f'data set {self.name!r}: download failed: {error}') from error
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-    splits = self.read(dl_manager)
+    paths = self._locate(dl_manager)
+    self._written_from = _sources(paths)
+    splits = self.read(paths)
     for split, examples in splits.items():
       if not examples:
         raise errors.DataError(f'data set {self.name!r}: the split {split!r} is empty')
     return {split: self._generate_examples(examples) for split, examples in splits.items()}
 
+  def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+    super()._download_and_prepare(dl_manager, download_config)
+    # Still the incomplete folder, which TFDS renames when all is written.
+    (Path(self.data_dir) / SOURCES).write_text(json.dumps(self._written_from, indent=1) + '\n')
+
   def _generate_examples(
     self, examples: list[tuple[str, dict[str, Any]]]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from examples
+
+
+def _sources(paths: Mapping[str, Path]) -> dict[str, str]:
+  return {name: _raw.sha256(path) for name, path in sorted(paths.items())}

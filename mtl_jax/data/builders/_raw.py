@@ -1,10 +1,20 @@
-"""Reading raw text files so that a damaged one is named with its line. Knows no data set."""
+"""Reading raw files so that a damaged one is named, text with its line. Knows no data set."""
 
 import gzip
+import hashlib
 import zlib
 from pathlib import Path
 
 from mtl_jax import errors
+
+
+def sha256(path: Path) -> str:
+  """Returns the SHA-256 of a file, in hexadecimal digits.
+
+  Raises:
+    DataError: the file is missing or cannot be read.
+  """
+  return hashlib.sha256(_content(path)).hexdigest()
 
 
 def read_lines(path: Path) -> list[str]:
@@ -17,12 +27,7 @@ def read_lines(path: Path) -> list[str]:
     DataError: the file is missing, cannot be read, is a truncated or damaged gzip file, or holds
       bytes that are not UTF-8 (with the line and the offset of the first).
   """
-  try:
-    content = path.read_bytes()
-  except FileNotFoundError as error:
-    raise errors.DataError(f'{path}: no such file') from error
-  except OSError as error:
-    raise errors.DataError(f'{path}: cannot be read ({error.strerror or error})') from error
+  content = _content(path)
   if path.suffix == '.gz':
     try:
       content = gzip.decompress(content)
@@ -43,3 +48,12 @@ def read_lines(path: Path) -> list[str]:
   if lines[-1] == '':
     lines.pop()
   return [line.removesuffix('\r') for line in lines]
+
+
+def _content(path: Path) -> bytes:
+  try:
+    return path.read_bytes()
+  except FileNotFoundError as error:
+    raise errors.DataError(f'{path}: no such file') from error
+  except OSError as error:
+    raise errors.DataError(f'{path}: cannot be read ({error.strerror or error})') from error

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import importlib.util
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class EnglishWords(_base.Builder):
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012
   NEEDS = 'package'
+  RAW = (_FORMS, _LEMMAS)
   INPUT = specs.InputSpec(field='form', kind='text', tokenizer='characters')
   TASKS = {  # noqa: RUF012
     'pos': specs.TaskSpec('multilabel', 'upos', ('micro_f1', 'exact_match'), labels=_UPOS),
@@ -68,11 +69,15 @@ class EnglishWords(_base.Builder):
       ),
     )
 
-  def read(self, dl_manager: Any) -> _base.Examples:
-    """Returns the examples of each split; see the class."""
+  def find(self, dl_manager: Any) -> dict[str, Path]:
+    """Returns the paths of the two tables in the installed package."""
     del dl_manager
-    directory = self.manual_dir or _package_dir()
-    return read_lexicon(directory / _FORMS, directory / _LEMMAS)
+    directory = _package_dir()
+    return {name: directory / name for name in self.RAW}
+
+  def read(self, paths: Mapping[str, Path]) -> _base.Examples:
+    """Returns the examples of each split; see the class."""
+    return read_lexicon(paths[_FORMS], paths[_LEMMAS])
 
 
 def _package_dir() -> Path:

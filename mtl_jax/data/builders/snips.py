@@ -1,6 +1,7 @@
 """SNIPS: spoken-language requests with intent and slots, in the split of Goo et al. (2018)."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ class Snips(_base.Builder):
     )
     for name, (size, digest) in _CHECKSUMS.items()
   }
+  RAW = tuple(_CHECKSUMS)
+  PUBLISHED = {name: digest for name, (_, digest) in _CHECKSUMS.items()}  # noqa: RUF012
   INPUT = specs.InputSpec(field='words', kind='words', tokenizer='words')
   TASKS = {  # noqa: RUF012
     'intent': specs.TaskSpec('classification', 'intent', ('accuracy',)),
@@ -96,22 +99,23 @@ class Snips(_base.Builder):
       ),
     )
 
-  def read(self, dl_manager: Any) -> _base.Examples:
-    """Returns the examples of each split, from `manual_dir` or from the network."""
-    if self.manual_dir is not None:
-      paths = {
-        split: [self.manual_dir / folder / name for name in _NAMES]
-        for split, folder in _SPLITS.items()
-      }
-    else:
-      urls = {
-        split: [f'{_HOME}/{folder}/{name}' for name in _NAMES] for split, folder in _SPLITS.items()
-      }
-      paths = self.fetch(dl_manager, urls)
-    return {
-      split: [(f'{number:05d}', example) for number, example in enumerate(read_split(*files))]
-      for split, files in paths.items()
-    }
+  def find(self, dl_manager: Any) -> Any:
+    """Returns the paths of the files, fetched from the network."""
+    return self.fetch(dl_manager, {name: f'{_HOME}/{name}' for name in self.RAW})
+
+  def read(self, paths: Mapping[str, Path]) -> _base.Examples:
+    """Returns the examples of each split."""
+    splits = {}
+    for split, folder in _SPLITS.items():
+      files = [paths[f'{folder}/{name}'] for name in _NAMES]
+      examples = read_split(*files)
+      if not examples:
+        raise errors.DataError(
+          f'data set {self.name!r}: the split {split!r} is empty: no line in '
+          f'{", ".join(map(str, files))}'
+        )
+      splits[split] = [(f'{number:05d}', example) for number, example in enumerate(examples)]
+    return splits
 
 
 def read_split(words_path: Path, slots_path: Path, intents_path: Path) -> list[dict[str, Any]]:
