@@ -44,8 +44,8 @@ def task_gradients(
     params: parameters.
     batch: what the functions take; for a model, either regime.
     key: PRNG key of dropout, passed on where given.
-    tasks_at_once: with shared inputs, how many tasks are pulled back as one batched pass; passes follow
-      each other, and fewer hold less memory. None: all; on a CPU two, whose arrays stay in
+    tasks_at_once: with shared inputs, how many tasks are pulled back in one batched pass; passes
+      follow each other, and fewer hold less memory. None: all; on a CPU two, whose arrays stay in
       its caches.
 
   Returns:
