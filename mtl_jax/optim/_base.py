@@ -160,16 +160,11 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
         gramian = weights[:, None] * gramian * weights[None, :]
     return total, tuple(states)
 
+  def init_chain(params):
+    return tuple(link.init(params) for link in links)
+
   weighting = Weighting(init, update, needs)
-
-  def chain_update(updates, state, params=None, **extra_args):
-    del params
-    weights, state = _weigh(weighting, updates, state, extra_args)
-    return gradients.combine(weights, updates), state
-
-  return Balancer(
-    lambda params: tuple(link.init(params) for link in links), chain_update, weighting, needs
-  )
+  return Balancer(init_chain, balancer(weighting).update, weighting, needs)
 
 
 def scale_rows(scales: jax.Array, stacked: Any) -> Any:
