@@ -88,10 +88,10 @@ def test_overrides_reach_the_config():
   assert arguments.workdir == 'w'
 
 
-def test_the_home_directory_is_expanded(monkeypatch):
-  monkeypatch.setenv('HOME', '/home/me')
+def test_the_home_directory_is_expanded(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
   arguments = _command_line.parse(['train', f'--config={_CONFIG}', '--workdir=~/w'], '')
-  assert arguments.workdir == '/home/me/w'
+  assert arguments.workdir == str(tmp_path / 'w')
 
 
 def test_a_report_that_fails_is_a_warning(tmp_path, monkeypatch, capsys):

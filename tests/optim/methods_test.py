@@ -114,13 +114,18 @@ def test_gradnorm_keeps_an_absent_task_in_proportion_after_it_was_present():
   state = tx.init({})
   for _ in range(3):
     _, state = tx.update(tree(rows), state, losses=jnp.ones(3))
-  nobody, _ = tx.weighting.update(
-    state, losses=jnp.zeros(3), gramian=jnp.zeros((3, 3)), present=jnp.zeros(3, bool)
-  )
+  assert not np.allclose(state.weights, 1.0)
   _, still = tx.weighting.update(
     state, losses=jnp.zeros(3), gramian=jnp.zeros((3, 3)), present=jnp.zeros(3, bool)
   )
-  np.testing.assert_allclose(still.weights, nobody, rtol=1e-6)  # `nobody`: the weights from before
+  np.testing.assert_allclose(still.weights, state.weights, rtol=1e-6)
+  first_two = jnp.array([True, True, False])
+  gram = jnp.diag(jnp.array([1.0, 9.0, 0.0]))
+  _, moved = tx.weighting.update(state, losses=jnp.ones(3), gramian=gram, present=first_two)
+  assert not np.allclose(moved.weights[:2], state.weights[:2])
+  third = state.opt_state[0].mu[2]
+  assert float(third) != 0
+  np.testing.assert_array_equal(moved.opt_state[0].mu[2], third)
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
