@@ -3,7 +3,8 @@
 The methods live in this folder's other files, one family a file.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -13,7 +14,7 @@ import optax
 from mtl_jax import gradients
 
 State = Any
-NEEDS = ('losses', 'gramian', 'jacobian')
+NEEDS = ('losses', 'gramian', 'jacobian', 'functions')
 """What a method reads, from the cheapest to the dearest."""
 
 
@@ -48,13 +49,24 @@ class Weighting(NamedTuple):
 
   Attributes:
     init: num_tasks -> state.
-    update: see `WeightingUpdate`.
-    needs: 'losses', 'gramian' or 'jacobian'.
+    update: see `WeightingUpdate`. Called through `weigh`: what it reads is finite, an absent task's
+      loss, row and column are zero, and the weight it gives an absent task is not used.
+    needs: 'losses' or 'gramian'.
+    follow: `(state, *, losses, new_losses, present) -> state`, for a method that looks at the losses
+      `[T]` of the same batch after the parameters moved: the train step runs a second forward. None
+      for all others.
+    batches: how many independent batches the method reads. With more than one, `gramian` is J₁·J₂ᵀ
+      of the first two, and the direction is that of the last.
+    held: state -> (due `[]` bool, weights `[T]`): where not due, `update` would give the weights
+      that are held and read nothing, so that the train step needs no Gramian. None: always due.
   """
 
   init: Callable[[int | None], State]
   update: WeightingUpdate
   needs: str
+  follow: Callable[..., State] | None = None
+  batches: int = 1
+  held: Callable[[State], tuple[jax.Array, jax.Array]] | None = None
 
 
 class Balancer(optax.GradientTransformationExtraArgs):
@@ -64,15 +76,20 @@ class Balancer(optax.GradientTransformationExtraArgs):
     weighting: the method as weights, for the train step's cheapest path; None for a method that
       is not a weighting.
     needs: what it reads.
+    init_tasks: `(params, num_tasks) -> state`, for callers that know T, such as the train step.
   """
 
   weighting: Weighting | None
   needs: str
+  init_tasks: Callable[[Any, int | None], State]
 
-  def __new__(cls, init, update, weighting: Weighting | None = None, needs: str = 'jacobian'):
+  def __new__(
+    cls, init, update, weighting: Weighting | None = None, needs: str = 'jacobian', init_tasks=None
+  ):
     self = super().__new__(cls, init, update)
     self.weighting = weighting
     self.needs = needs
+    self.init_tasks = init_tasks or _init_tasks(init, weighting)
     return self
 
 
@@ -82,16 +99,25 @@ class Normalizer(optax.GradientTransformationExtraArgs):
   Attributes:
     weighting: the scales `[T]`, as a weighting.
     needs: what it reads.
+    init_tasks: as in `Balancer`.
   """
 
   weighting: Weighting
   needs: str
+  init_tasks: Callable[[Any, int | None], State]
 
   def __new__(cls, init, update, weighting: Weighting):
     self = super().__new__(cls, init, update)
     self.weighting = weighting
     self.needs = weighting.needs
+    self.init_tasks = _init_tasks(init, weighting)
     return self
+
+
+def _init_tasks(init, weighting):
+  if weighting is not None:
+    return lambda params, num_tasks: weighting.init(num_tasks)
+  return lambda params, num_tasks: init(params)
 
 
 def balancer(weighting: Weighting, num_tasks: int | None = None) -> Balancer:
@@ -114,6 +140,81 @@ def normalizer(weighting: Weighting, num_tasks: int | None = None) -> Normalizer
     return scale_rows(scales, updates), state
 
   return Normalizer(lambda params: weighting.init(num_tasks), update, weighting)
+
+
+def jacobian_balancer(init, update, num_tasks: int | None = None) -> Balancer:
+  """A method that looks inside J, as an optax transformation.
+
+  Args:
+    init: `(params, num_tasks) -> state`; params are without the task axis.
+    update: `(stacked, state, *, present [T], losses [T] or None, key or None, **extra_args) ->
+      (direction, state)`.
+    num_tasks: what `init` gets in an optax chain; the train step tells T itself.
+  """
+
+  def checked(updates, state, params=None, **extra_args):
+    tasks = num_rows(updates, extra_args.get('losses'))
+    given = {'losses': None, 'key': None} | extra_args
+    if given.get('present') is None:
+      given['present'] = jnp.ones(tasks, bool)
+    return update(updates, state, params=params, **given)
+
+  return Balancer(lambda params: init(params, num_tasks), checked, init_tasks=init)
+
+
+def weigh(
+  weighting: Weighting,
+  state: State,
+  *,
+  present: jax.Array,
+  losses: jax.Array | None = None,
+  gramian: jax.Array | None = None,
+  **extra_args: Any,
+) -> tuple[jax.Array, State]:
+  """One update of a weighting on the tasks that are present and finite.
+
+  A task whose loss or gradient is NaN or infinite is left out like an absent one: it spoils
+  neither the other tasks' weights nor the state. Its own row still shows in the direction, where
+  0 · NaN is NaN, and in the train step's metric 'finite'.
+
+  Returns:
+    weights `[T]` float32, 0 for tasks left out, and the new state.
+  """
+  usable = present
+  if losses is not None:
+    usable = usable & jnp.isfinite(losses)
+  if gramian is not None:
+    usable = usable & jnp.isfinite(jnp.diagonal(gramian))
+    gramian = jnp.where(usable[:, None] & usable[None, :], gramian, 0.0)
+  if losses is not None:
+    losses = jnp.where(usable, losses.astype(jnp.float32), 0.0)
+  weights, state = weighting.update(
+    state, present=usable, losses=losses, gramian=gramian, **extra_args
+  )
+  return jnp.where(usable, weights.astype(jnp.float32), 0.0), state
+
+
+def exactly(function: Callable) -> Callable:
+  """Runs a function of small arrays in float64, inside any float32 `jit` or `vmap`.
+
+  Floating arguments come in as float64 and floating results go out as float32. In between, all
+  arrays that the function makes are 64 bits wide.
+  """
+
+  @functools.wraps(function)
+  def wrapped(*args):
+    with jax.enable_x64(True):
+      return _as_float(function(*_as_float(args, jnp.float64)), jnp.float32)
+
+  return wrapped
+
+
+def _as_float(tree, dtype):
+  def cast(x):
+    floating = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    return jax.lax.convert_element_type(x, dtype) if floating else x
+
+  return jax.tree.map(cast, tree)
 
 
 def compose(*links: Normalizer | Balancer) -> Balancer:
@@ -142,7 +243,12 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
   needs = max((link.needs for link in links), key=NEEDS.index)
   if last.weighting is None:
     chain = optax.chain(*links)
-    return Balancer(chain.init, chain.update, needs='jacobian')
+    return Balancer(
+      chain.init,
+      chain.update,
+      needs=last.needs,
+      init_tasks=lambda params, tasks: tuple(link.init_tasks(params, tasks) for link in links),
+    )
   weightings = [link.weighting for link in links if link.weighting is not None]
 
   def init(num_tasks):
@@ -206,11 +312,47 @@ def require_losses(losses: jax.Array | None, method: str) -> jax.Array:
   return losses.astype(jnp.float32)
 
 
+def known_tasks(tasks: int | None, num_tasks: int | None, method: str) -> int:
+  """T, for a state of that size: what the caller knows, else the method's own `num_tasks`.
+
+  Raises:
+    ValueError: nobody knows, or the two differ.
+  """
+  if tasks is None and num_tasks is None:
+    raise ValueError(f'{method} needs num_tasks in an optax chain: {method}(num_tasks=T).')
+  if None not in (tasks, num_tasks) and tasks != num_tasks:
+    raise ValueError(f'{method}(num_tasks={num_tasks}) was given {tasks} tasks.')
+  return tasks if tasks is not None else num_tasks  # type: ignore[return-value]
+
+
+def preferences(
+  preference: Sequence[float] | jax.Array | None, present: jax.Array, method: str
+) -> jax.Array:
+  """The preference vector p `[T]` over the tasks present: Σ p = 1, and 0 for absent tasks.
+
+  Args:
+    preference: `[T]`, positive; None: 1/T each.
+    present: `[T]` bool.
+    method: for the error.
+
+  Raises:
+    ValueError: another length than T.
+  """
+  given = jnp.ones(present.shape) if preference is None else jnp.asarray(preference, jnp.float32)
+  if given.shape != present.shape:
+    raise ValueError(
+      f'{method}: preference has shape {given.shape}, and there are {present.shape[0]} tasks.'
+    )
+  here = jnp.where(present, given, 0.0)
+  total = jnp.sum(here)
+  return here / jnp.where(total > 0, total, 1.0)
+
+
 def _weigh(weighting, updates, state, extra_args):
   tasks = num_rows(updates, extra_args.get('losses'))
-  given = dict(extra_args)
+  given = {'stacked': updates} | extra_args
   if given.get('present') is None:
     given['present'] = jnp.ones(tasks, bool)
   if weighting.needs != 'losses':
     given['gramian'] = gradients.gramian(updates)
-  return weighting.update(state, **given)
+  return weigh(weighting, state, **given)

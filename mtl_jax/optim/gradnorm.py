@@ -66,11 +66,7 @@ def gradnorm(
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
   def init(tasks):
-    tasks = num_tasks if tasks is None else tasks
-    if tasks is None:
-      raise ValueError('gradnorm needs num_tasks in an optax chain: gradnorm(num_tasks=T).')
-    if num_tasks is not None and tasks != num_tasks:
-      raise ValueError(f'gradnorm(num_tasks={num_tasks}) was given {tasks} tasks.')
+    tasks = _base.known_tasks(tasks, num_tasks, 'gradnorm')
     weights = jnp.ones(tasks, jnp.float32)
     return GradNormState(weights, jnp.full(tasks, jnp.nan, jnp.float32), tx.init(weights))
 
