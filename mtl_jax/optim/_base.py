@@ -52,9 +52,9 @@ class Weighting(NamedTuple):
     update: see `WeightingUpdate`. Called through `weigh`: what it reads is finite, an absent task's
       loss, row and column are zero, and the weight it gives an absent task is not used.
     needs: 'losses' or 'gramian'.
-    follow: `(state, *, losses, new_losses, present) -> state`, for a method that looks at the losses
-      `[T]` of the same batch after the parameters moved: the train step runs a second forward. None
-      for all others.
+    follow: `(state, *, losses, new_losses, present) -> state`, for a method that looks at the
+      losses `[T]` of the same batch after the parameters moved: the train step runs a second
+      forward. None for all others.
     batches: how many independent batches the method reads. With more than one, `gramian` is J₁·J₂ᵀ
       of the first two, and the direction is that of the last.
     held: state -> (due `[]` bool, weights `[T]`): where not due, `update` would give the weights
