@@ -70,12 +70,23 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   optimizer = build_optimizer(run, schedule)
   mesh = build_mesh(run)
   batch = data.example_batch()  # the same for every seed: only its shapes count
+  options = run['balance']
 
   def init(key):
     return train_step.init_train_state(model, balance, optimizer, key, batch, mesh=mesh)
 
   compiled = jax.jit(init) if mesh is None else init
-  step = train_step.make_train_step(model, balance, optimizer, mesh=mesh)
+  step = train_step.make_train_step(
+    model,
+    balance,
+    optimizer,
+    mesh=mesh,
+    at=options['at'],
+    jacobian=options['jacobian'],
+    tasks_at_once=options['tasks_at_once'] or None,
+    unit_task_weights=options['unit_task_weights'],
+    monitor=options['monitor'],
+  )
   if mesh is None:
     eval_step = train_step.make_eval_step(model)
   else:  # every process gets the whole result
@@ -143,12 +154,36 @@ def build_balance(run: Run) -> optim.Balancer:
   """
   options = run['balance']
   try:
-    links = [optim.get(name, **options.get(name, {})) for name in options['name'].split('+')]
+    links = [_method(name, options) for name in options['name'].split('+')]
+    if isinstance(links[-1], optim.Normalizer):
+      links.append(optim.sum_tasks())
+    return _wrap(optim.compose(*links), options)
   except ValueError as e:
     raise errors.ConfigError(f'balance.{e}') from None
-  if isinstance(links[-1], optim.Normalizer):
-    links.append(optim.sum_tasks())
-  return optim.compose(*links)
+
+
+def _method(name: str, options: Run) -> optim.Balancer | optim.Normalizer:
+  given = options.get(name, {})
+  return optim.get(name, **{k: None if v == () else v for k, v in given.items()})
+
+
+def _wrap(balance: optim.Balancer, options: Run) -> optim.Balancer:
+  """The wrappers that a config asks for, from the inside out."""
+  if options['ema_gramian']:
+    balance = optim.ema_gramian(balance, options['ema_gramian'])
+  if options['ema_weights']:
+    balance = optim.ema_weights(balance, options['ema_weights'])
+  if options['clip_conflict'] < 1:
+    balance = optim.clip_conflict(balance, options['clip_conflict'])
+  if options['every_k'] > 1:
+    balance = optim.every_k(balance, options['every_k'])
+  if options['warmup_steps']:
+    balance = optim.with_warmup(balance, options['warmup_steps'])
+  groups = options['groups']
+  single = len(groups) == 1 and groups[0] in optim.GROUPS
+  if groups != ('whole',):
+    balance = optim.by_group(balance, groups[0] if single else groups)
+  return balance
 
 
 def build_schedule(run: Run, steps: int) -> optax.Schedule:

@@ -8,6 +8,7 @@ import numpy as np
 from mtl_jax import errors
 
 _BY_TASK = ('loss', 'weight', 'gradient_norm')
+_SCALARS = ('conflict', 'improved')
 
 
 class Window:
@@ -20,29 +21,33 @@ class Window:
   def clear(self) -> None:
     """Forgets all steps."""
     self._sums: dict[str, np.ndarray] = {}
-    self._present = np.zeros(len(self._names))
-    self._both = np.zeros((len(self._names),) * 2)
+    self._counts: dict[str, np.ndarray] = {}
 
   def add(self, metrics: Mapping[str, Any]) -> None:
-    """Adds one step's metrics, fetched from the device: `[T]` and, for 'cosine', `[T, T]`."""
-    present = np.asarray(metrics['present'], np.float64)
-    both = np.outer(present, present)
-    self._present += present
-    self._both += both
-    for name in (*_BY_TASK, 'cosine'):
+    """Adds one step's metrics, fetched from the device: `[T]`, 'cosine' `[T, T]`, scalars `[]`.
+
+    Absent tasks do not count, nor do values that are NaN: those of a step that had no use for them.
+    """
+    present = np.asarray(metrics['present'])
+    masks = dict.fromkeys(_BY_TASK, present) | dict.fromkeys(_SCALARS, np.True_)
+    masks['cosine'] = np.outer(present, present)
+    for name, mask in masks.items():
       if name in metrics:
-        mask = both if name == 'cosine' else present
-        values = np.where(mask > 0, np.asarray(metrics[name], np.float64), 0.0)
-        self._sums[name] = self._sums.get(name, 0.0) + values
+        values = np.asarray(metrics[name], np.float64)
+        known = mask & ~np.isnan(values)
+        self._sums[name] = self._sums.get(name, 0.0) + np.where(known, values, 0.0)
+        self._counts[name] = self._counts.get(name, 0.0) + known.astype(np.float64)
 
   def means(self) -> dict[str, Any]:
-    """`{'loss': {task: x}, ..., 'cosine': [[x]]}`; None where a task had no step."""
+    """`{'loss': {task: x}, 'cosine': [[x]], 'conflict': x, ...}`; None where no step had it."""
     result: dict[str, Any] = {}
     for name, total in self._sums.items():
-      count = self._both if name == 'cosine' else self._present
+      count = self._counts[name]
       mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).tolist()
       if name == 'cosine':
         result[name] = [[_finite_or_none(value) for value in row] for row in mean]
+      elif name in _SCALARS:
+        result[name] = _finite_or_none(mean)
       else:
         values = map(_finite_or_none, mean)
         result[name] = dict(zip(self._names, values, strict=True))
@@ -50,13 +55,13 @@ class Window:
 
   def state(self) -> dict[str, Any]:
     """What `load` needs, as JSON."""
-    sums = {name: total.tolist() for name, total in self._sums.items()}
-    return {'sums': sums, 'present': self._present.tolist(), 'both': self._both.tolist()}
+    parts = {'sums': self._sums, 'counts': self._counts}
+    return {part: {k: np.asarray(v).tolist() for k, v in d.items()} for part, d in parts.items()}
 
   def load(self, state: Mapping[str, Any]) -> None:
     """Goes on from a saved state."""
     self._sums = {name: np.asarray(total) for name, total in state['sums'].items()}
-    self._present, self._both = np.asarray(state['present']), np.asarray(state['both'])
+    self._counts = {name: np.asarray(count) for name, count in state['counts'].items()}
 
 
 def check_finite(step: int, metrics: Mapping[str, Any], task_names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from ml_collections import config_dict
 
 from mtl_jax import _build, errors, heads, metrics, optim, sharing
 from mtl_jax.data import builders, pipeline
+from mtl_jax.optim import _listing
 
 Plain = dict[str, Any]  # a config as nested dicts of numbers, strings, bools and tuples
 
@@ -63,11 +64,22 @@ def default() -> config_dict.ConfigDict:
   c.sharing = {'name': 'hard'}
 
   # How the tasks' gradients become one: 'pcgrad', 'gradnorm', 'gradnorm+pcgrad', ...
+  # `python -m mtl_jax.optim` lists the methods; each has a section of its options here.
   c.balance = {
     'name': 'sum_tasks',
-    'normalize_task_gradients': {'kind': 'l2'},  # 'l2', 'loss' or 'loss+'
-    'gradnorm': {'alpha': 1.5, 'learning_rate': 0.025},
-    'pcgrad': {'order': 'random', 'reduction': 'sum'},  # 'random' or 'index'; 'sum' or 'mean'
+    'at': 'parameters',  # or 'representation': the gradients of the shared features
+    'jacobian': 'auto',  # 'stacked', 'sequential', 'matrix_free': see make_train_step
+    'tasks_at_once': 0,  # tasks pulled back in one pass; 0: as the device likes it
+    'unit_task_weights': False,  # loss weights spare the tasks' own parameters
+    'monitor': False,  # log cosines, conflicts and improved tasks for every method
+    # Around the method, in this order; the defaults do nothing.
+    'ema_gramian': 0.0,  # smooths G over steps: share of the past
+    'ema_weights': 0.0,  # smooths the weights over steps (CR-MOGM): share of the past
+    'clip_conflict': 1.0,  # the direction's largest −cos with a task's gradient
+    'every_k': 1,  # steps between two sets of weights
+    'warmup_steps': 0,  # of the plain mean
+    'groups': ('whole',),  # balanced each by itself: 'layer', 'matrix', or regular expressions
+    **{name: _listing.options(name) for name in optim.METHODS},
   }
 
   # What optax makes of the balanced gradient.
@@ -307,7 +319,9 @@ def _check_values(run: Plain) -> None:
     if not _is_number(value):
       continue
     counts = path.startswith('encoder.') and _is_int(value)
-    least = int(counts or path.endswith(('.batch_size', '.log_every', '.every', '.fsdp')))
+    least = int(
+      counts or path.endswith(('.batch_size', '.log_every', '.every', '.every_k', '.fsdp'))
+    )
     if not least <= value < math.inf:
       raise errors.ConfigError(f'{path}: need {least} or more, not {value}')
     if path.endswith(('.dropout', '.momentum', '.b1', '.b2')) and value >= 1:

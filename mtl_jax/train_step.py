@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mtl_jax import gradients, halves, sharding
+from mtl_jax import _direction, _jacobian, sharding
 
 Metrics = dict[str, jax.Array]
-_BALANCE = 2**32 - 1  # apart from what `halves` folds in: twice a task's index, and one more
 
 
 @flax.struct.dataclass
@@ -79,7 +78,7 @@ def init_train_state(
       step=jnp.zeros((), jnp.int32),
       params=params,
       opt_state=optimizer.init(params),
-      balance_state=_init_balance(balance, model, params),
+      balance_state=_init_balance(balance, model, params, batch),
       key=train_key,
     )
 
@@ -97,15 +96,26 @@ def make_train_step(
   *,
   mesh: Mesh | None = None,
   rules: sharding.Rules = sharding.DEFAULT_RULES,
+  at: str = 'parameters',
+  jacobian: str = 'auto',
   tasks_at_once: int | None = None,
+  unit_task_weights: bool = False,
+  monitor: bool = False,
   jit: bool = True,
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """One step of training: gradients of every task, one direction, one update.
 
-  What `balance` needs decides the way: 'losses': weights first, then one backward of the weighted
-  sum; 'gramian': G = J·Jᵀ, weights, wᵀJ; anything else gets the stacked gradients. Task-specific
-  parameters get their loss's plain gradient, but for methods that need losses only: these weigh the
-  whole loss.
+  What `balance` needs decides the way:
+
+  * 'losses': weights first, then one backward of the weighted sum;
+  * 'gramian': G = J·Jᵀ, weights, Jᵀw;
+  * 'jacobian', and any other optax transformation: the stacked gradients;
+  * 'functions': the losses as functions of all parameters, on a training and a validation batch.
+
+  A method that wants several independent batches gets every k-th example of the batch as one; one
+  that looks at the losses after the update gets a second forward. Task-specific parameters get
+  their loss's plain gradient, but for methods that need losses or functions: these weigh the whole
+  loss.
 
   Args:
     model: `MultiTaskModel`, another `halves.TwoHalves`, or loss functions taking
@@ -115,57 +125,61 @@ def make_train_step(
       `value` `[]`, their sum.
     mesh: from `sharding.make_mesh`; the batch must be on it (`sharding.shard_batch`).
     rules: as given to `init_train_state`.
+    at: which gradients are balanced: those of the shared 'parameters', or those of the
+      'representation', the features between the two halves (MGDA-UB, Sener & Koltun 2018): one
+      forward and one backward whatever T is. With own inputs each task has features of its own, so
+      the gradients are orthogonal there.
+    jacobian: how the parameters' gradients are had. 'stacked': T copies of θ at once;
+      'sequential': the same, one backward after the other, for less memory on the way;
+      'matrix_free': G from T products J(Jᵀeᵢ), and one more Jᵀw: no copies of θ, at about twice
+      the time; for methods with weights. 'auto': stacked as long as this takes a quarter of the
+      device's memory or less. The choice and its memory go to the log 'mtl_jax', once.
     tasks_at_once: see `task_gradients`.
+    unit_task_weights: with methods on losses too, task-specific parameters get their loss's plain
+      gradient.
+    monitor: adds 'gradient_norm', 'cosine', 'conflict' `[]` (share of pairs of tasks with a
+      negative cosine) and 'improved' `[]` (share of tasks whose loss the direction lowers to first
+      order) to the metrics of every method; where a method has no use for the gradients of each
+      task, this is what makes the step compute them.
     jit: compile the step and donate the state; False gives the pure function, for `vmap` or `scan`.
 
   Returns:
-    `step(state, batch) -> (state, metrics)`. Metrics: 'loss' `[T]`, 'weight' `[T]` (how much of
-    each gradient is in the direction), 'present' `[T]` bool, 'finite' `[T]` bool (loss and
-    gradient), 'update_norm' `[]` (of the parameters' change), and where the method needs the
-    gradients, 'gradient_norm' `[T]` and 'cosine' `[T, T]`.
+    `step(state, batch, validation=None) -> (state, metrics)`; `validation` is a batch for methods
+    that need functions: without it every second example of `batch` is held out. Metrics: 'loss'
+    `[T]`, 'weight' `[T]` (how much of each gradient is in the direction; for a method without
+    weights, none), 'present' `[T]` bool, 'finite' `[T]` bool (loss and gradient), 'update_norm'
+    `[]` (of the parameters' change), and where the method needs the gradients, 'gradient_norm'
+    `[T]` and, where it needs G, 'cosine' `[T, T]` (NaN in a step that had no use for G).
+
+  Raises:
+    ValueError: an option that does not exist, or that the method or the model cannot follow.
   """
   optimizer = optax.with_extra_args_support(optimizer)
-  transform = optax.with_extra_args_support(balance)
-  weighting = getattr(balance, 'weighting', None)
+  devices = 1 if mesh is None else mesh.shape['fsdp']
+  direction = _direction.make(
+    model,
+    balance,
+    _direction.Options(
+      at, jacobian, tasks_at_once, unit_task_weights, monitor, devices, mesh is not None
+    ),
+  )
+  follow = getattr(getattr(balance, 'weighting', None), 'follow', None)
 
-  def direction(state, batch, key):
-    balance_key = jax.random.fold_in(key, _BALANCE)
-    if weighting is not None and weighting.needs == 'losses':
-      return _weighted_sum(model, weighting, state, batch, key, balance_key)
-    losses, present, grads = gradients.losses_and_gradients(
-      model, state.params, batch, key, tasks_at_once=tasks_at_once
-    )
-    split = gradients.is_split(state.params)
-    stacked = grads['shared'] if split else grads
-    if jax.tree.leaves(stacked):
-      gram = gradients.gramian(stacked, sharded=mesh is not None)
-    else:  # a shared half without parameters
-      gram = jnp.zeros((losses.shape[0], losses.shape[0]), jnp.float32)
-    metrics = {'gradient_norm': jnp.sqrt(jnp.diagonal(gram)), 'cosine': gradients.cosines(gram)}
-    known = {'losses': losses, 'present': present, 'key': balance_key}
-    if weighting is not None:
-      weights, balance_state = weighting.update(state.balance_state, gramian=gram, **known)
-      shared = gradients.combine(weights, stacked)
-      metrics['weight'] = weights
-    else:
-      owner = state.params['shared'] if split else state.params
-      shared, balance_state = transform.update(stacked, state.balance_state, owner, **known)
-      _check_direction(shared, owner)
-    grads = {'shared': shared, 'tasks': grads['tasks']} if split else shared
-    finite = jnp.isfinite(losses) & jnp.isfinite(metrics['gradient_norm'])
-    if split:
-      finite = finite & _finite_heads(model, grads['tasks'], losses.shape[0])
-    return losses, grads, balance_state, metrics | {'present': present, 'finite': finite}
-
-  def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+  def step(state: TrainState, batch: Any, validation: Any = None) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
-    losses, grads, balance_state, metrics = direction(state, batch, key)
+    losses, present, grads, balance_state, metrics = direction(
+      state.params, state.balance_state, batch, validation, key
+    )
     with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
       updates, opt_state = optimizer.update(
         grads, state.opt_state, state.params, losses=losses, value=jnp.sum(losses)
       )
       params = optax.apply_updates(state.params, updates)
-    metrics |= {'loss': losses, 'update_norm': optax.tree.norm(updates)}
+    if follow is not None:
+      new_losses, _ = _direction.losses_of(model, params, batch, key)
+      seen = present & jnp.isfinite(losses) & jnp.isfinite(new_losses)
+      balance_state = follow(balance_state, losses=losses, new_losses=new_losses, present=seen)
+    metrics |= {'loss': losses, 'present': present, 'update_norm': optax.tree.norm(updates)}
     new = TrainState(state.step + 1, params, opt_state, balance_state, state.key)
     if mesh is not None:
       new = jax.lax.with_sharding_constraint(new, sharding.partition(new, mesh, rules))
@@ -189,75 +203,15 @@ def make_eval_step(model: Any, *, jit: bool = True) -> Callable[[Any, Any], dict
   def evaluate(params, batch):
     if hasattr(model, 'evaluate'):
       return model.evaluate(params, batch)
-    return {'loss': _losses(model, params, batch, None)[0]}
+    return {'loss': _direction.losses_of(model, params, batch, None)[0]}
 
   return jax.jit(evaluate) if jit else evaluate
 
 
-def _init_balance(balance, model, params):
-  weighting = getattr(balance, 'weighting', None)
-  if weighting is not None:
-    return weighting.init(num_tasks(model))
-  return balance.init(params['shared'] if gradients.is_split(params) else params)
-
-
-def num_tasks(model: Any) -> int | None:
-  """T, or None for a single function to losses `[T]`, which tells it only when it runs."""
-  if gradients.has_two_halves(model):
-    return len(model.task_names)
-  return None if callable(model) else len(model)
-
-
-def _losses(model, params, batch, key):
-  """Losses `[T]` and present `[T]` of any model."""
-  if gradients.has_two_halves(model):
-    return halves.task_losses(model, params, batch, key)
-  args = (params, batch) if key is None else (params, batch, key)
-  if callable(model):
-    losses = model(*args)
-  else:
-    functions = model.values() if hasattr(model, 'values') else model
-    losses = jnp.stack([function(*args).astype(jnp.float32) for function in functions])
-  return losses.astype(jnp.float32), jnp.ones(losses.shape, bool)
-
-
-def _weighted_sum(model, weighting, state, batch, key, balance_key):
-  """The 'losses' way: one forward, one backward of Σ wᵢLᵢ."""
-  losses, pull, present = jax.vjp(
-    lambda params: _losses(model, params, batch, key), state.params, has_aux=True
-  )
-  weights, balance_state = weighting.update(
-    state.balance_state, losses=losses, present=present, key=balance_key
-  )
-  (grads,) = pull(weights)
-  finite = jnp.isfinite(losses)
-  if gradients.is_split(state.params):
-    finite = finite & _finite_heads(model, grads['tasks'], losses.shape[0])
-    whole = optax.tree.norm(grads['shared'])
-  else:
-    whole = optax.tree.norm(grads)
-  # The shared gradient is a sum: where it alone is not finite, no one task can be named.
-  finite = finite & (jnp.isfinite(whole) | ~jnp.all(finite))
-  metrics = {'weight': weights, 'present': present, 'finite': finite}
-  return losses, grads, balance_state, metrics
-
-
-def _check_direction(direction, params):
-  """Refuses a balance that leaves the task axis, or is no balance at all."""
-
-  def check(path, leaf, param):
-    if jnp.shape(leaf) != jnp.shape(param):
-      raise ValueError(
-        f'balance gave {sharding.path_of(path)!r} the shape {jnp.shape(leaf)} for parameters of '
-        f'shape {jnp.shape(param)}: the chain must end with a balancer such as pcgrad().'
-      )
-
-  jax.tree_util.tree_map_with_path(check, direction, params)
-
-
-def _finite_heads(model, task_grads, tasks):
-  """`[T]` bool: whether each task's own gradient is finite; all true where names are unknown."""
-  names = getattr(model, 'task_names', None) or (list(model) if hasattr(model, 'keys') else [])
-  if len(names) != tasks or set(names) != set(task_grads):
-    return jnp.ones(tasks, bool)
-  return jnp.stack([jnp.isfinite(optax.tree.norm(task_grads[name])) for name in names])
+def _init_balance(balance, model, params, batch):
+  split = _jacobian.is_split(params)
+  owner = params['shared'] if split else params
+  if not hasattr(balance, 'init_tasks'):
+    return balance.init(owner)
+  tasks = _direction.tasks_in(model, params, batch)
+  return balance.init_tasks(params if balance.needs == 'functions' else owner, tasks)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mtl_jax
-from mtl_jax import gradients
+from mtl_jax import _jacobian, gradients
 from tests import models
 
 
@@ -179,6 +179,19 @@ def test_gramian_combine_and_cosines(dtype):
   np.testing.assert_allclose(flat, weights @ rows, atol=1e-5 if dtype == jnp.float32 else 5e-2)
 
 
+def test_gramian_of_a_leaf_in_blocks():
+  """More columns than are multiplied at once, and some left over."""
+  rng = np.random.default_rng(0)
+  rows = rng.normal(size=(3, 8 * 8192 + 77)).astype(np.float32)
+  other = rng.normal(size=(3, 8 * 8192 + 77)).astype(np.float32)
+  for right in (rows, other):
+    expected = rows.astype(np.float64) @ right.astype(np.float64).T
+    actual = gradients.gramian({'x': jnp.asarray(rows)}, {'x': jnp.asarray(right)})
+    np.testing.assert_allclose(actual, expected, atol=1e-6 * np.sum(rows**2))
+  norms = gradients.norms({'x': jnp.asarray(rows)})
+  np.testing.assert_allclose(norms, np.linalg.norm(rows.astype(np.float64), axis=1), rtol=1e-6)
+
+
 def _flops(function, *args):
   return jax.jit(function).lower(*args).compile().cost_analysis()['flops']
 
@@ -213,7 +226,7 @@ def test_own_inputs_keep_no_copy_of_the_weights_a_task():
   saved = []
 
   def probe(shared_params):
-    _, pull = gradients._mapped_vjp(
+    _, pull = _jacobian._mapped_vjp(
       lambda p, x, k: model.encode(p, x, k), shared_params, inputs, None
     )
     held = [cell.cell_contents for cell in pull.__closure__]

@@ -5,18 +5,88 @@ from typing import Any
 
 from mtl_jax import errors
 from mtl_jax.optim._base import Balancer, Normalizer, Weighting, compose
+from mtl_jax.optim.aligned import aligned_mtl
+from mtl_jax.optim.auto_lambda import AutoLambdaState, auto_lambda
+from mtl_jax.optim.cagrad import cagrad
+from mtl_jax.optim.conflict_free import config
+from mtl_jax.optim.db_mtl import DBMTLState, db_mtl
+from mtl_jax.optim.dtp import DTPState, dtp
+from mtl_jax.optim.dwa import DWAState, dwa
+from mtl_jax.optim.excess_mtl import ExcessMTLState, excess_mtl
+from mtl_jax.optim.famo import FAMOState, famo
+from mtl_jax.optim.forum import ForumState, forum
+from mtl_jax.optim.geometric import geometric_mean
+from mtl_jax.optim.graddrop import GradDropState, graddrop
 from mtl_jax.optim.gradnorm import GradNormState, gradnorm
-from mtl_jax.optim.linear import mean_tasks, sum_tasks
+from mtl_jax.optim.gradvac import GradVacState, gradvac
+from mtl_jax.optim.imtl_g import imtl_g
+from mtl_jax.optim.imtl_l import IMTLLState, imtl_l
+from mtl_jax.optim.krum import krum
+from mtl_jax.optim.linear import mean_tasks, static, sum_tasks
+from mtl_jax.optim.mgda import mgda
+from mtl_jax.optim.moco import MoCoState, moco
+from mtl_jax.optim.moml import MOMLState, moml
+from mtl_jax.optim.nash import fairgrad, nash_mtl
 from mtl_jax.optim.normalize import normalize_task_gradients
 from mtl_jax.optim.pcgrad import PCGradState, pcgrad
-from mtl_jax.optim.wrappers import on_shared
+from mtl_jax.optim.projection import dualproj, upgrad
+from mtl_jax.optim.rlw import RLWState, rlw
+from mtl_jax.optim.scalarization import chebyshev, cosmos, pbi, stch
+from mtl_jax.optim.sdmgrad import MoDoState, SDMGradState, modo, sdmgrad
+from mtl_jax.optim.trimmed_mean import trimmed_mean
+from mtl_jax.optim.uncertainty import UncertaintyState, uncertainty
+from mtl_jax.optim.wrappers import (
+  GROUPS,
+  by_group,
+  clip_conflict,
+  cr_mogm,
+  ema_gramian,
+  ema_weights,
+  every_k,
+  on_shared,
+  with_warmup,
+)
 
 METHODS: dict[str, Callable[..., Balancer | Normalizer]] = {
   'sum_tasks': sum_tasks,
   'mean_tasks': mean_tasks,
+  'static': static,
+  'rlw': rlw,
+  'uncertainty': uncertainty,
+  'dwa': dwa,
+  'geometric_mean': geometric_mean,
+  'imtl_l': imtl_l,
+  'famo': famo,
+  'chebyshev': chebyshev,
+  'stch': stch,
+  'cosmos': cosmos,
+  'pbi': pbi,
+  'dtp': dtp,
   'normalize_task_gradients': normalize_task_gradients,
   'gradnorm': gradnorm,
   'pcgrad': pcgrad,
+  'mgda': mgda,
+  'upgrad': upgrad,
+  'dualproj': dualproj,
+  'cagrad': cagrad,
+  'nash_mtl': nash_mtl,
+  'fairgrad': fairgrad,
+  'gradvac': gradvac,
+  'imtl_g': imtl_g,
+  'aligned_mtl': aligned_mtl,
+  'config': config,
+  'krum': krum,
+  'sdmgrad': sdmgrad,
+  'modo': modo,
+  'cr_mogm': cr_mogm,
+  'graddrop': graddrop,
+  'trimmed_mean': trimmed_mean,
+  'moco': moco,
+  'db_mtl': db_mtl,
+  'excess_mtl': excess_mtl,
+  'auto_lambda': auto_lambda,
+  'moml': moml,
+  'forum': forum,
 }
 """Every method by name."""
 
@@ -38,18 +108,75 @@ def get(name: str, **kwargs: Any) -> Balancer | Normalizer:
 
 
 __all__ = [
+  'GROUPS',
   'METHODS',
+  'AutoLambdaState',
   'Balancer',
+  'DBMTLState',
+  'DTPState',
+  'DWAState',
+  'ExcessMTLState',
+  'FAMOState',
+  'ForumState',
+  'GradDropState',
   'GradNormState',
+  'GradVacState',
+  'IMTLLState',
+  'MOMLState',
+  'MoCoState',
+  'MoDoState',
   'Normalizer',
   'PCGradState',
+  'RLWState',
+  'SDMGradState',
+  'UncertaintyState',
   'Weighting',
+  'aligned_mtl',
+  'auto_lambda',
+  'by_group',
+  'cagrad',
+  'chebyshev',
+  'clip_conflict',
   'compose',
+  'config',
+  'cosmos',
+  'cr_mogm',
+  'db_mtl',
+  'dtp',
+  'dualproj',
+  'dwa',
+  'ema_gramian',
+  'ema_weights',
+  'every_k',
+  'excess_mtl',
+  'fairgrad',
+  'famo',
+  'forum',
+  'geometric_mean',
   'get',
+  'graddrop',
   'gradnorm',
+  'gradvac',
+  'imtl_g',
+  'imtl_l',
+  'krum',
   'mean_tasks',
+  'mgda',
+  'moco',
+  'modo',
+  'moml',
+  'nash_mtl',
   'normalize_task_gradients',
   'on_shared',
+  'pbi',
   'pcgrad',
+  'rlw',
+  'sdmgrad',
+  'static',
+  'stch',
   'sum_tasks',
+  'trimmed_mean',
+  'uncertainty',
+  'upgrad',
+  'with_warmup',
 ]

@@ -240,6 +240,8 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
     raise ValueError('compose: every link but the last must be a normalizer such as gradnorm().')
   if not scalings:
     return last
+  if last.needs == 'functions':
+    raise ValueError('compose: a method on functions reads no gradients that could be scaled.')
   needs = max((link.needs for link in links), key=NEEDS.index)
   if last.weighting is None:
     chain = optax.chain(*links)
@@ -249,6 +251,8 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
       needs=last.needs,
       init_tasks=lambda params, tasks: tuple(link.init_tasks(params, tasks) for link in links),
     )
+  if last.weighting.batches > 1:
+    raise ValueError('compose: a method on independent batches takes no normalizer before it.')
   weightings = [link.weighting for link in links if link.weighting is not None]
 
   def init(num_tasks):
@@ -266,10 +270,16 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
         gramian = weights[:, None] * gramian * weights[None, :]
     return total, tuple(states)
 
+  def follow(state, **seen):
+    return tuple(
+      link_state if weighting.follow is None else weighting.follow(link_state, **seen)
+      for weighting, link_state in zip(weightings, state, strict=True)
+    )
+
   def init_chain(params):
     return tuple(link.init(params) for link in links)
 
-  weighting = Weighting(init, update, needs)
+  weighting = Weighting(init, update, needs, follow if last.weighting.follow else None)
   return Balancer(init_chain, balancer(weighting).update, weighting, needs)
 
 
@@ -305,10 +315,12 @@ def num_rows(stacked: Any, losses: jax.Array | None = None) -> int:
   return tasks
 
 
-def require_losses(losses: jax.Array | None, method: str) -> jax.Array:
-  """The losses `[T]` in float32; ValueError where a chain was not given them."""
+def require_losses(losses: jax.Array | None, method: str, tasks: int | None = None) -> jax.Array:
+  """The losses `[T]` in float32; ValueError where a chain was not given them, or not `tasks`."""
   if losses is None:
     raise ValueError(f'{method} needs the losses [T]: call tx.update(..., losses=losses).')
+  if tasks is not None and losses.shape != (tasks,):
+    raise ValueError(f'{method} of {tasks} tasks was given losses {losses.shape}.')
   return losses.astype(jnp.float32)
 
 
@@ -325,6 +337,50 @@ def known_tasks(tasks: int | None, num_tasks: int | None, method: str) -> int:
   return tasks if tasks is not None else num_tasks  # type: ignore[return-value]
 
 
+def per_task(
+  values: Sequence[float] | jax.Array | None, present: jax.Array, default: float, option: str
+) -> jax.Array:
+  """An option with one number a task as `[T]` float32; None: the default for each.
+
+  Raises:
+    ValueError: another length than T; `option`, such as 'stch: reference', is named.
+  """
+  if values is None:
+    return jnp.full(present.shape, default, jnp.float32)
+  given = jnp.asarray(values, jnp.float32)
+  if given.shape != present.shape:
+    raise ValueError(f'{option} has shape {given.shape}, and there are {present.shape[0]} tasks.')
+  return given
+
+
+def step_present(
+  tx: optax.GradientTransformation,
+  grads: jax.Array,
+  opt_state: optax.OptState,
+  params: jax.Array,
+  present: jax.Array,
+) -> tuple[jax.Array, optax.OptState]:
+  """One step of a method's own optimizer: momentum moves no absent task.
+
+  Args:
+    tx: the optimizer.
+    grads: `[T]`, finite.
+    opt_state: of `params`.
+    params: `[T]`, one number a task.
+    present: `[T]` bool.
+
+  Returns:
+    what to add to `params`, 0 for absent tasks, and the state, in which their entries are kept.
+  """
+  with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
+    steps, new_state = tx.update(grads, opt_state, params)
+
+  def keep(new, old):
+    return jnp.where(present, new, old) if jnp.shape(new) == present.shape else new
+
+  return jnp.where(present, steps, 0.0), jax.tree.map(keep, new_state, opt_state)
+
+
 def preferences(
   preference: Sequence[float] | jax.Array | None, present: jax.Array, method: str
 ) -> jax.Array:
@@ -338,11 +394,7 @@ def preferences(
   Raises:
     ValueError: another length than T.
   """
-  given = jnp.ones(present.shape) if preference is None else jnp.asarray(preference, jnp.float32)
-  if given.shape != present.shape:
-    raise ValueError(
-      f'{method}: preference has shape {given.shape}, and there are {present.shape[0]} tasks.'
-    )
+  given = per_task(preference, present, 1.0, f'{method}: preference')
   here = jnp.where(present, given, 0.0)
   total = jnp.sum(here)
   return here / jnp.where(total > 0, total, 1.0)

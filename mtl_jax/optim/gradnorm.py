@@ -1,11 +1,13 @@
 """GradNorm: task weights that keep gradient norms in proportion to the training rates."""
 
+import re
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mtl_jax import gradients, sharding
 from mtl_jax.optim import _base
 
 _SMALLEST_WEIGHT = 1e-6
@@ -24,14 +26,16 @@ def gradnorm(
   alpha: float | jax.Array = 1.5,
   learning_rate: float | jax.Array = 0.025,
   optimizer: optax.GradientTransformation | None = None,
+  parameters: str = '',
 ) -> _base.Normalizer:
   """Scales the task gradients by weights that are learned to balance their norms.
 
   With nᵢ = wᵢ‖gᵢ‖, n̄ their mean over tasks, and the relative inverse training rate
   rᵢ = (Lᵢ/Lᵢ(0)) / meanⱼ(Lⱼ/Lⱼ(0)), the weights descend on Σᵢ |nᵢ − stop(n̄ rᵢ^α)| (eq. 2): its
   gradient is sign(nᵢ − n̄ rᵢ^α)‖gᵢ‖ in closed form. Then they are renormalized to Σ w = T. A step
-  uses the weights from before its own update (algorithm 1). Norms are over all of θ; Lᵢ(0) is the
-  loss at the task's first step.
+  uses the weights from before its own update (algorithm 1). Norms are over all of θ, or over the
+  leaves that `parameters` names (the paper: the last shared layer); Lᵢ(0) is the loss at the task's
+  first step.
 
   Absent tasks keep their weight in proportion, take no part in n̄ and r, and keep their part of
   the weights' optimizer; so do tasks whose loss or gradient is not finite. Weights
@@ -42,6 +46,9 @@ def gradnorm(
     alpha: strength of the pull towards equal training rates, ≥ 0.
     learning_rate: of the weights' Adam.
     optimizer: of the weights, in place of Adam.
+    parameters: regular expression over the paths of θ's leaves, such as 'layer_3/.*', matched from
+      the start: norms over these only; '': over all. The train step must hold the stacked
+      gradients then, not go matrix-free or to the representation.
 
   Returns:
     a normalizer (stacked -> stacked) that needs `losses=`; under `optax.inject_hyperparams` name
@@ -70,13 +77,13 @@ def gradnorm(
     weights = jnp.ones(tasks, jnp.float32)
     return GradNormState(weights, jnp.full(tasks, jnp.nan, jnp.float32), tx.init(weights))
 
-  def update(state, *, present, losses=None, gramian=None, **extra_args):
+  def update(state, *, present, losses=None, gramian=None, stacked=None, **extra_args):
     del extra_args
-    losses = _base.require_losses(losses, 'gradnorm')
     weights = state.weights
-    if losses.shape != weights.shape:
-      raise ValueError(f'gradnorm of {weights.shape[0]} tasks was given losses {losses.shape}.')
+    losses = _base.require_losses(losses, 'gradnorm', weights.shape[0])
     norms = jnp.sqrt(jnp.diagonal(gramian))
+    if parameters:
+      norms = jnp.where(present, _norms_of(stacked, parameters), 0.0)
     usable = present & jnp.isfinite(losses) & jnp.isfinite(norms)
     here = usable.astype(jnp.float32)
     losses, norms = jnp.where(usable, losses, 0.0), jnp.where(usable, norms, 0.0)
@@ -90,15 +97,21 @@ def gradnorm(
     target = mean_norm * jnp.maximum(rate, 0.0) ** alpha
     grads = here * jnp.sign(scaled - target) * norms
 
-    with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
-      steps, opt_state = tx.update(grads, state.opt_state, weights)
-
-    def keep(new, old):  # momentum moves no absent task
-      return jnp.where(usable, new, old) if jnp.shape(new) == usable.shape else new
-
-    opt_state = jax.tree.map(keep, opt_state, state.opt_state)
+    steps, opt_state = _base.step_present(tx, grads, state.opt_state, weights, usable)
     moved = jnp.where(usable, jnp.maximum(weights + steps, _SMALLEST_WEIGHT), weights)
     moved = moved * (weights.shape[0] / jnp.sum(moved))
     return weights, GradNormState(moved, first, opt_state)
 
   return _base.normalizer(_base.Weighting(init, update, 'gramian'), num_tasks)
+
+
+def _norms_of(stacked, pattern):
+  """Norms `[T]` over the leaves whose path matches."""
+  if stacked is None:
+    raise ValueError("gradnorm(parameters=...) needs the stacked gradients: jacobian='stacked'.")
+  leaves = jax.tree_util.tree_leaves_with_path(stacked)
+  chosen = [leaf for path, leaf in leaves if re.match(pattern, sharding.path_of(path))]
+  if not chosen:
+    paths = ', '.join(sharding.path_of(path) for path, _ in leaves)
+    raise ValueError(f'gradnorm: no parameter matches {pattern!r}; there are {paths}.')
+  return gradients.norms(chosen)

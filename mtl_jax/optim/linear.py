@@ -1,4 +1,6 @@
-"""Sum and mean of the task gradients: the baselines of every table."""
+"""Sum, mean and weighted sum of the task gradients: the baselines of every table."""
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
@@ -47,5 +49,34 @@ def mean_tasks() -> _base.Balancer:
     del extra_args
     here = present.astype(jnp.float32)
     return here / jnp.maximum(jnp.sum(here), 1.0), state
+
+  return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))
+
+
+def static(weights: Sequence[float] | None = None) -> _base.Balancer:
+  """The sum of the task losses with weights that are given: d = Σᵢ wᵢ gᵢ.
+
+  The weights are used as they are, not renormalized: neither to a sum nor where tasks are absent.
+  A step with this method scales each task's whole loss: its own parameters get the weight too.
+
+  Args:
+    weights: `[T]`; None: ones, which is `sum_tasks`.
+
+  Returns:
+    a balancer that needs the losses only; its state is empty.
+
+  Raises:
+    ValueError: at update, with another number of weights than T.
+
+  Example:
+    >>> import jax.numpy as jnp, mtl_jax
+    >>> tx = mtl_jax.optim.static([1.0, 0.5])
+    >>> tx.update(jnp.array([[1.0, 0.0], [0.0, 2.0]]), tx.init(jnp.zeros(2)))[0].tolist()
+    [1.0, 1.0]
+  """
+
+  def update(state, *, present, **extra_args):
+    del extra_args
+    return _base.per_task(weights, present, 1.0, 'static: weights'), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))

@@ -46,10 +46,7 @@ def pcgrad(seed: int = 0, *, order: str = 'random', reduction: str = 'sum') -> _
     >>> tx.update(grads, tx.init(jnp.zeros(2)))[0].tolist()
     [0.5, 1.5]
   """
-  if order not in ('random', 'index'):
-    raise ValueError(f"pcgrad: order must be 'random' or 'index', not {order!r}.")
-  if reduction not in ('sum', 'mean'):
-    raise ValueError(f"pcgrad: reduction must be 'sum' or 'mean', not {reduction!r}.")
+  check_options('pcgrad', order, reduction)
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, extra_args
@@ -57,9 +54,7 @@ def pcgrad(seed: int = 0, *, order: str = 'random', reduction: str = 'sum') -> _
     if key is None:
       key, next_key = jax.random.split(state.key)
       state = PCGradState(next_key)
-    orders = jnp.broadcast_to(jnp.arange(tasks), (tasks, tasks))
-    if order == 'random':
-      orders = jax.random.permutation(key, orders, axis=1, independent=True)
+    orders = visiting_orders(key, tasks, order)
     squares = jnp.diagonal(gramian)
 
     def project(task, others):
@@ -72,11 +67,33 @@ def pcgrad(seed: int = 0, *, order: str = 'random', reduction: str = 'sum') -> _
       start = jax.nn.one_hot(task, tasks, dtype=gramian.dtype)
       return jax.lax.scan(step, start, others)[0]
 
-    weights = jnp.sum(jax.vmap(project)(jnp.arange(tasks), orders), axis=0)
-    if reduction == 'mean':
-      weights = weights / jnp.maximum(jnp.sum(present, dtype=jnp.float32), 1.0)
-    return weights, state
+    coefficients = jax.vmap(project)(jnp.arange(tasks), orders)
+    return over_tasks(coefficients, present, reduction), state
 
   return _base.balancer(
     _base.Weighting(lambda num_tasks: PCGradState(jax.random.key(seed)), update, 'gramian')
   )
+
+
+def check_options(method: str, order: str, reduction: str) -> None:
+  """ValueError for an order or a reduction that there is not."""
+  if order not in ('random', 'index'):
+    raise ValueError(f"{method}: order must be 'random' or 'index', not {order!r}.")
+  if reduction not in ('sum', 'mean'):
+    raise ValueError(f"{method}: reduction must be 'sum' or 'mean', not {reduction!r}.")
+
+
+def visiting_orders(key: jax.Array, tasks: int, order: str) -> jax.Array:
+  """`[T, T]`: row i is the order in which task i visits all tasks."""
+  orders = jnp.broadcast_to(jnp.arange(tasks), (tasks, tasks))
+  if order == 'random':
+    orders = jax.random.permutation(key, orders, axis=1, independent=True)
+  return orders
+
+
+def over_tasks(coefficients: jax.Array, present: jax.Array, reduction: str) -> jax.Array:
+  """Weights `[T]`: the coefficients `[T, T]` of the tasks' new gradients, summed or averaged."""
+  weights = jnp.sum(coefficients, axis=0)
+  if reduction == 'mean':
+    weights = weights / jnp.maximum(jnp.sum(present, dtype=jnp.float32), 1.0)
+  return weights

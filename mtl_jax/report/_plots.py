@@ -1,4 +1,4 @@
-"""Plots of runs over training: learning curves, task weights, gradient cosines. No tables here."""
+"""Plots of runs over training: learning curves, what the tasks' gradients did. No tables here."""
 
 import io
 import math
@@ -27,11 +27,17 @@ Series = Mapping[float, float]  # step -> value
 
 
 def plots(experiment: Experiment) -> dict[str, bytes]:
-  """Returns PNGs by name, those that the runs have data for: 'curves', 'weights', 'cosines'."""
+  """Returns PNGs by name, those that the runs have data for.
+
+  They are 'curves', 'weights', 'norms' (of the tasks' gradients), 'cosines' (between them) and
+  'conflicts'.
+  """
   figures = {
     'curves': _curves(experiment),
-    'weights': _weights(experiment),
+    'weights': _by_task(experiment, 'weight', 'weight'),
+    'norms': _by_task(experiment, 'gradient_norm', 'norm of the gradient'),
     'cosines': _cosines(experiment),
+    'conflicts': _conflicts(experiment),
   }
   out = {}
   for name, figure in figures.items():
@@ -73,13 +79,13 @@ def _curves(experiment: Experiment) -> Figure | None:
   return figure
 
 
-def _weights(experiment: Experiment) -> Figure | None:
-  """Returns a panel per entry of several tasks: each task's weight over the steps."""
+def _by_task(experiment: Experiment, name: str, label_y: str) -> Figure | None:
+  """Returns a panel per entry of several tasks: a training metric of each task over the steps."""
   found = {}
   for entry in experiment.entries:
     if len(entry.runs) > 1 and not entry.single:
       by_task = {
-        task: [_series(run, 'train', 'weight', task) for run in runs]
+        task: [_series(run, 'train', name, task) for run in runs]
         for task, runs in entry.runs.items()
       }
       if any(series for group in by_task.values() for series in group):
@@ -95,7 +101,7 @@ def _weights(experiment: Experiment) -> Figure | None:
       style = {'color': _TASKS[i % len(_TASKS)], 'linestyle': dash}
       if line := _draw(axis, series, **style):
         handles.setdefault(task, line)
-    _label(axis, 'weight', label)
+    _label(axis, label_y, label)
   _log_if_wide(axes)
   _legend(figure, list(handles.values()), list(handles))
   _caption(figure, experiment)
@@ -129,6 +135,30 @@ def _cosines(experiment: Experiment) -> Figure | None:
   figure.colorbar(ScalarMappable(norm, 'RdBu'), ax=axes, shrink=0.8)
   title = f'{experiment.name}: cosines of task gradients,\nmean over training and seeds'
   figure.suptitle(title, fontsize=10)
+  return figure
+
+
+def _conflicts(experiment: Experiment) -> Figure | None:
+  """Returns two panels over the steps, where runs were monitored, with a line per entry."""
+  panels = {
+    'conflict': 'pairs of tasks in conflict',
+    'improved': 'tasks improved to first order',
+  }
+  figure, axes = _grid(len(panels), 4.2, 2.8, share=True)
+  handles: dict[str, object] = {}
+  for axis, (name, title) in zip(axes, panels.items(), strict=True):
+    for i, entry in enumerate(experiment.entries):
+      if len(entry.runs) > 1 and not entry.single:
+        runs = next(iter(entry.runs.values()))  # the tasks of an entry share their runs
+        series = [_series(run, 'train', name) for run in runs]
+        if line := _draw(axis, series, **_entry_style(experiment, i)):
+          handles.setdefault(entry.label, line)
+    axis.set_ylim(-0.03, 1.03)
+    _label(axis, 'share', title)
+  if not handles:
+    return None
+  _legend(figure, list(handles.values()), list(handles))
+  _caption(figure, experiment)
   return figure
 
 

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 
 import jax
@@ -17,13 +18,62 @@ from mtl_jax.optim import _base
 
 T = 3
 CASES = {
+  'cr_mogm': {'num_tasks': T},
   'sum_tasks': {},
   'mean_tasks': {},
+  'static': {},
+  'rlw': {},
+  'uncertainty': {'num_tasks': T},
+  'dwa': {'num_tasks': T},
+  'geometric_mean': {},
+  'imtl_l': {'num_tasks': T},
+  'famo': {'num_tasks': T},
+  'chebyshev': {},
+  'stch': {},
+  'cosmos': {},
+  'pbi': {},
+  'dtp': {'num_tasks': T},
   'normalize_task_gradients': {},
   'gradnorm': {'num_tasks': T},
   'pcgrad': {},
+  'mgda': {},
+  'upgrad': {},
+  'dualproj': {},
+  'cagrad': {},
+  'nash_mtl': {},
+  'fairgrad': {},
+  'gradvac': {'num_tasks': T},
+  'imtl_g': {},
+  'aligned_mtl': {},
+  'config': {},
+  'krum': {'num_byzantine': 0},
+  'sdmgrad': {'num_tasks': T},
+  'modo': {'num_tasks': T},
+  'graddrop': {},
+  'trimmed_mean': {},
+  'moco': {'num_tasks': T},
+  'db_mtl': {'num_tasks': T},
+  'excess_mtl': {'num_tasks': T},
+  'auto_lambda': {'num_tasks': T},
+  'moml': {'num_tasks': T},
+  'forum': {'num_tasks': T},
 }
 BALANCERS = [n for n in CASES if isinstance(optim.get(n, **CASES[n]), optim.Balancer)]
+WEIGHTINGS = [n for n in BALANCERS if optim.get(n, **CASES[n]).weighting is not None]
+READERS = [n for n in BALANCERS if optim.get(n, **CASES[n]).needs != 'functions']
+ONE_BATCH = [  # what compose takes
+  n for n in READERS if getattr(optim.get(n, **CASES[n]).weighting, 'batches', 1) == 1
+]
+RESCALES_ONE_TASK = (
+  'moco',
+  'db_mtl',
+  'auto_lambda',
+  'forum',
+  'uncertainty',
+  'dtp',
+  'nash_mtl',
+  'fairgrad',
+)
 NORMALIZERS = [n for n in CASES if n not in BALANCERS]
 
 
@@ -35,6 +85,20 @@ def stacked(seed=0, tasks=T):
 
 PARAMS = {'w': jnp.zeros((8, 5)), 'b': jnp.zeros(8)}
 LOSSES = jnp.array([1.0, 2.0, 0.5])
+
+
+def given(grads, losses=LOSSES):
+  """What the train step tells a method; the functions' values and gradients are these at PARAMS."""
+
+  def loss_fn(params):
+    terms = jax.tree.map(lambda g, p: g.reshape(len(losses), -1) @ p.ravel(), grads, params)
+    return sum(jax.tree.leaves(terms), losses)
+
+  return {
+    'losses': losses,
+    'loss_fn': loss_fn,
+    'validation_fn': lambda params: 0.5 * loss_fn(params) ** 2,
+  }
 
 
 def close(actual, expected, rtol=2e-5, atol=1e-6):
@@ -51,7 +115,7 @@ def test_shapes_state_and_optax_type(name):
   assert isinstance(tx, optax.GradientTransformationExtraArgs)
   assert tx.needs in _base.NEEDS
   state = tx.init(PARAMS)
-  updates, new_state = tx.update(stacked(), state, PARAMS, losses=LOSSES, unknown='ignored')
+  updates, new_state = tx.update(stacked(), state, PARAMS, **given(stacked()), unknown='ignored')
   lead = () if name in BALANCERS else (T,)
   assert jax.tree.map(lambda x: x.shape, updates) == jax.tree.map(lambda x: lead + x.shape, PARAMS)
   assert jax.tree.structure(state) == jax.tree.structure(new_state)
@@ -67,13 +131,13 @@ def test_jit_vmap_and_scan_agree_with_eager(name):
   batches = [stacked(seed) for seed in range(4)]
   state, eager = tx.init(PARAMS), []
   for grads in batches:
-    updates, state = tx.update(grads, state, PARAMS, losses=LOSSES)
+    updates, state = tx.update(grads, state, PARAMS, **given(grads))
     eager.append(updates)
   expected = jax.tree.map(lambda *x: jnp.stack(x), *eager)
   sequence = jax.tree.map(lambda *x: jnp.stack(x), *batches)
 
   def step(state, grads):
-    updates, state = tx.update(grads, state, PARAMS, losses=LOSSES)
+    updates, state = tx.update(grads, state, PARAMS, **given(grads))
     return state, updates
 
   scanned = jax.jit(lambda s, g: jax.lax.scan(step, s, g))(tx.init(PARAMS), sequence)[1]
@@ -82,7 +146,7 @@ def test_jit_vmap_and_scan_agree_with_eager(name):
   fresh = jax.tree.map(lambda x: jnp.stack([x] * 4), tx.init(PARAMS))
   many = jax.jit(jax.vmap(lambda s, g: step(s, g)[1]))(fresh, sequence)
   for row, grads in enumerate(batches):
-    alone, _ = tx.update(grads, tx.init(PARAMS), PARAMS, losses=LOSSES)
+    alone, _ = tx.update(grads, tx.init(PARAMS), PARAMS, **given(grads))
     close(jax.tree.map(lambda x, row=row: x[row], many), alone)
 
 
@@ -92,8 +156,9 @@ def test_sharded_gradients_give_the_same_answer(name):
   mesh = sharding.make_mesh(2, 4)
   specs = {'w': PartitionSpec(None, 'fsdp'), 'b': PartitionSpec(None, ('data', 'fsdp'))}
   placed = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in stacked().items()}
-  update = jax.jit(lambda g, s: tx.update(g, s, PARAMS, losses=LOSSES)[0])
-  close(update(placed, tx.init(PARAMS)), tx.update(stacked(), tx.init(PARAMS), losses=LOSSES)[0])
+  direction = jax.jit(lambda g, s: tx.update(g, s, PARAMS, **given(g))[0])
+  expected, _ = tx.update(stacked(), tx.init(PARAMS), PARAMS, **given(stacked()))
+  close(direction(placed, tx.init(PARAMS)), expected)
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -101,28 +166,31 @@ def test_wrong_task_axis_names_the_leaf(name):
   tx = optim.get(name, **CASES[name])
   grads = stacked() | {'b': jnp.zeros((2, 8))}
   with pytest.raises(ValueError, match=r"T = 3 .*\['b'\] has shape \(2, 8\)"):
-    tx.update(grads, tx.init(PARAMS), losses=LOSSES)
+    tx.update(grads, tx.init(PARAMS), PARAMS, **given(stacked()))
 
 
 @pytest.mark.parametrize('name', CASES)
 def test_zero_gradient_and_zero_loss_stay_finite(name):
   tx = optim.get(name, **CASES[name])
   grads = jax.tree.map(lambda x: x.at[1].set(0.0), stacked())
-  updates, state = tx.update(grads, tx.init(PARAMS), losses=LOSSES.at[1].set(0.0))
+  updates, state = tx.update(grads, tx.init(PARAMS), PARAMS, **given(grads, LOSSES.at[1].set(0.0)))
   assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(updates))
-  updates, _ = tx.update(grads, state, losses=LOSSES)
+  updates, _ = tx.update(grads, state, PARAMS, **given(grads))
   assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(updates))
 
 
 @pytest.mark.parametrize('name', BALANCERS)
 def test_one_task_is_the_plain_gradient(name):
+  """Or a multiple of it, where the method averages or scales even a single gradient."""
   tx = optim.get(name, **({'num_tasks': 1} if 'num_tasks' in CASES[name] else {}))
   grads = stacked(tasks=1)
-  updates, _ = tx.update(grads, tx.init(PARAMS), losses=LOSSES[:1])
-  close(updates, jax.tree.map(lambda x: x[0], grads))
+  updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS, **given(grads, LOSSES[:1]))
+  factor = jnp.max(updates['b'] / grads['b'][0]) if name in RESCALES_ONE_TASK else 1.0
+  assert factor > 0
+  close(updates, jax.tree.map(lambda x: factor * x[0], grads))
 
 
-@pytest.mark.parametrize('name', BALANCERS)
+@pytest.mark.parametrize('name', WEIGHTINGS)
 def test_weighting_is_the_transformation(name):
   tx = optim.get(name, **CASES[name])
   grads = stacked()
@@ -135,19 +203,19 @@ def test_weighting_is_the_transformation(name):
   close(gradients.combine(weights, grads), tx.update(grads, tx.init(PARAMS), losses=LOSSES)[0])
 
 
-@pytest.mark.parametrize('balancer', BALANCERS)
+@pytest.mark.parametrize('balancer', ONE_BATCH)
 @pytest.mark.parametrize('normalizer', NORMALIZERS)
 def test_compose_is_chain_with_one_gramian(normalizer, balancer):
   links = [optim.get(n, **CASES[n]) for n in (normalizer, balancer)]
   composed, chained = optim.compose(*links), optax.chain(*links)
   state, chain_state = composed.init(PARAMS), chained.init(PARAMS)
   for seed in range(3):
-    losses = LOSSES / (seed + 1)
-    actual, state = composed.update(stacked(seed), state, losses=losses)
-    expected, chain_state = chained.update(stacked(seed), chain_state, losses=losses)
+    told = given(stacked(seed), LOSSES / (seed + 1))
+    actual, state = composed.update(stacked(seed), state, PARAMS, **told)
+    expected, chain_state = chained.update(stacked(seed), chain_state, PARAMS, **told)
     close(actual, expected)
-  from_weighting = composed.weighting.init(T)
-  assert jax.tree.structure(from_weighting) == jax.tree.structure(state)
+  from_tasks = composed.init_tasks(PARAMS, T)
+  assert jax.tree.structure(from_tasks) == jax.tree.structure(state)
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -156,12 +224,13 @@ def test_in_a_chain_with_clipping_and_adam(name):
   links = [link] if name in BALANCERS else [link, optim.sum_tasks()]
   with jax.numpy_dtype_promotion('standard'):
     tx = optax.chain(*links, optax.clip_by_global_norm(1.0), optax.adam(1e-2))
-    state = tx.init(PARAMS)
-    updates, _ = jax.jit(tx.update)(stacked(), state, PARAMS, losses=LOSSES)
+    update = jax.jit(lambda g, s: tx.update(g, s, PARAMS, **given(g))[0])
+    updates = update(stacked(), tx.init(PARAMS))
   assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, PARAMS)
 
 
-@pytest.mark.parametrize('name', BALANCERS)
+# `process` puts its extra arguments through `lax.cond`, which takes no functions.
+@pytest.mark.parametrize('name', READERS)
 def test_in_optax_aggregating_process(name):
   balancer = optim.get(name, **CASES[name])
   tx = aggregating.process(
@@ -169,7 +238,7 @@ def test_in_optax_aggregating_process(name):
   )
   updates, _ = jax.jit(tx.update)(stacked(), tx.init(PARAMS), PARAMS, losses=LOSSES)
   expected = optax.chain(optim.normalize_task_gradients(), balancer)
-  expected, _ = expected.update(stacked(), expected.init(PARAMS), losses=LOSSES)
+  expected, _ = expected.update(stacked(), expected.init(PARAMS), PARAMS, losses=LOSSES)
   close(updates, jax.tree.map(lambda x: -0.5 * x, expected))
 
 
@@ -216,3 +285,40 @@ def test_every_example_runs():
     with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
       failed, _ = doctest.testmod(importlib.import_module(module.name))
     assert not failed, module.name
+
+
+@pytest.mark.parametrize('name', READERS)
+def test_a_row_that_is_not_finite_spoils_nothing_else(name):
+  """It shows where it is NaN; the other coordinates, weights and the state stay as without it."""
+  tx = optim.get(name, **CASES[name])
+  broken = stacked() | {'b': stacked()['b'].at[1].set(jnp.nan)}
+  present = jnp.array([True, False, True])
+  update = jax.jit(lambda g, s, p: tx.update(g, s, PARAMS, present=p, **given(stacked())))
+  direction, state = update(broken, tx.init(PARAMS), jnp.ones(T, bool))
+  assert jnp.isfinite(direction['w']).all()
+  if name in WEIGHTINGS and tx.needs == 'gramian':
+    assert not jnp.isfinite(direction['b']).any()
+    without = jax.tree.map(lambda g: g.at[1].set(0.0), stacked())
+    close(direction['w'], update(without, tx.init(PARAMS), present)[0]['w'])
+  later, _ = update(stacked(1), state, jnp.ones(T, bool))
+  assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(later))
+
+
+def numbers(name):
+  """The numeric options that a schedule may drive."""
+  options = inspect.signature(optim.METHODS[name]).parameters.values()
+  return [p.name for p in options if isinstance(p.default, float)]
+
+
+@pytest.mark.parametrize('name', [n for n in CASES if numbers(n)])
+def test_inject_hyperparams_reaches_every_rate(name):
+  function = optim.METHODS[name]
+  others = [p for p in inspect.signature(function).parameters if p not in numbers(name)]
+  with jax.numpy_dtype_promotion('standard'):
+    tx = optax.inject_hyperparams(function, static_args=others)(**CASES[name])
+    state = tx.init(PARAMS)
+    assert set(state.hyperparams) == set(numbers(name))
+    update = jax.jit(lambda g, s: tx.update(g, s, PARAMS, **given(g)))
+    direction, _ = update(stacked(), state)
+  plain = optim.get(name, **CASES[name])
+  close(direction, plain.update(stacked(), plain.init(PARAMS), PARAMS, **given(stacked()))[0])

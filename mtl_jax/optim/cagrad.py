@@ -1,0 +1,79 @@
+"""CAGrad: the direction near the mean gradient that helps the worst-off task most."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from mtl_jax.optim import _base, _solvers
+
+_RESCALES = ('none', '1+c2', '1+c')
+
+
+def cagrad(
+  c: float | jax.Array = 0.5,
+  *,
+  rescale: str = 'none',
+  preference: Sequence[float] | None = None,
+) -> _base.Balancer:
+  """Conflict-averse gradient descent: d maximizes minᵢ gᵢ·d over ‖d − g₀‖ ≤ c‖g₀‖, g₀ the mean.
+
+  d = g₀ + c‖g₀‖ g_w/‖g_w‖ with g_w = Jᵀw and w = argmin over Δ of g_w·g₀ + c‖g₀‖‖g_w‖ (eq. 3).
+  c = 0 is gradient descent on the mean; for c < 1 its stationary points are those of the mean;
+  with large c, d turns towards that of MGDA. Solved exactly: see `_solvers.conflict_averse`.
+
+  Where g_w = 0 solves the problem, the formula says nothing, and d = 0: no direction moves all
+  tasks down there, and one within the ball moves none up. float32 gradients tell ‖g_w‖ from 0 down
+  to 10⁻³ of the gradients' length. Where the mean nearly cancels, their rounding leaves an error in
+  d of some 10⁻⁶ of that length. For a single task, present alone, the formula gives
+  (1 + c) g; as there is nothing to balance, d is the plain gradient g, whatever `rescale` is.
+
+  Absent tasks have no part. A zero gradient has gᵢ·d = 0 whatever d is, so it is left out of the
+  minimum; it stays in the mean.
+
+  Args:
+    c: radius of the ball in units of ‖g₀‖, ≥ 0.
+    rescale: 'none' (the paper), or d divided by 1 + c² ('1+c2') or 1 + c ('1+c'), as the published
+      code offers.
+    preference: `[T]`, positive, normalized to sum 1 over the tasks present: g₀ = Jᵀp. None: the
+      mean.
+
+  Returns:
+    a balancer that needs the Gramian; its state is empty.
+
+  Raises:
+    ValueError: c < 0 or an unknown rescale; at update, a preference of another length than T.
+
+  References:
+    Liu et al., Conflict-Averse Gradient Descent for Multi-task Learning, NeurIPS 2021.
+
+  Example:
+    >>> import jax.numpy as jnp, mtl_jax
+    >>> tx = mtl_jax.optim.cagrad(c=0.5)
+    >>> grads = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> tx.update(grads, tx.init(jnp.zeros(2)))[0].tolist()
+    [0.75, 0.75]
+  """
+  if isinstance(c, (int, float)) and not c >= 0:
+    raise ValueError(f'cagrad: c must be 0 or more, not {c!r}.')
+  if rescale not in _RESCALES:
+    raise ValueError(f'cagrad: rescale must be one of {_RESCALES}, not {rescale!r}.')
+
+  def update(state, *, present, losses=None, gramian=None, **extra_args):
+    del losses, extra_args
+    wanted = _base.preferences(preference, present, 'cagrad')
+    radius = jnp.asarray(c, jnp.float32)
+    weights = _weights(gramian, wanted, radius)
+    if rescale != 'none':
+      weights = weights / (1 + (radius**2 if rescale == '1+c2' else radius))
+    alone = jnp.sum(present) == 1
+    return jnp.where(alone, wanted, weights), state
+
+  return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))
+
+
+@_base.exactly
+@jax.jit
+def _weights(gramian, wanted, radius):
+  towards, vanishes = _solvers.conflict_averse(gramian, wanted, radius)
+  return jnp.where(vanishes, 0.0, wanted + towards)

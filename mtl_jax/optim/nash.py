@@ -1,0 +1,115 @@
+"""Nash-MTL and FairGrad: weights at which every task gains its fair part of the step."""
+
+import jax
+import jax.numpy as jnp
+
+from mtl_jax.optim import _base, _solvers, wrappers
+
+
+def nash_mtl(
+  num_tasks: int | None = None, max_norm: float | jax.Array = 1.0, update_every: int = 1
+) -> _base.Balancer:
+  """The Nash bargaining solution: d = Σ wᵢ gᵢ, the weights w > 0 with wᵢ (Gw)ᵢ = 1.
+
+  This d maximizes Σ log(gᵢ·d) over a ball (claim 3.1), so that gᵢ·d = 1/wᵢ > 0, and scaling a
+  task's loss changes nothing. w is the minimum of the convex ½wᵀGw − Σ log wᵢ, found by Newton's
+  method to float64 accuracy; the published code stops a sequence of linearized problems earlier.
+  Always ‖d‖² = Σ wᵢ (Gw)ᵢ = T, before the clip to `max_norm`: with the default, d has norm 1
+  whatever the gradients, for one task too (d = g/‖g‖).
+
+  Absent tasks have no part; a zero gradient cannot gain and is left out (w = 0). For dependent
+  gradients d is unique still. Where no direction moves all tasks down, there is no solution: w is
+  large and finite, and d is 0 but for rounding, some hundredths of `max_norm` at most. Where
+  gradients nearly cancel, the length of d without clip is sensitive to their float32 rounding: by
+  10⁻⁷/r², with r the length of the shortest vector in the hull of the unit gradients.
+
+  Args:
+    num_tasks: T. Needed in an optax chain where update_every > 1; the train step fills it in.
+    max_norm: d is scaled down to this norm where it is longer; 0: never.
+    update_every: w, with the clip, is found anew at every k-th step and held in between, as by
+      `every_k`.
+
+  Returns:
+    a balancer that needs the Gramian; its state is empty, or an `EveryKState` where
+    update_every > 1.
+
+  Raises:
+    ValueError: max_norm < 0; update_every < 1; in a chain without num_tasks where it is needed.
+
+  References:
+    Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022.
+
+  Example:
+    >>> import jax.numpy as jnp, mtl_jax
+    >>> tx = mtl_jax.optim.nash_mtl(max_norm=0.0)
+    >>> tx.update(jnp.array([[4.0, 0.0], [0.0, 0.5]]), tx.init(jnp.zeros(2)))[0].tolist()
+    [1.0, 1.0]
+  """
+  if isinstance(max_norm, (int, float)) and not max_norm >= 0:
+    raise ValueError(f'nash_mtl: max_norm must be 0 or more, not {max_norm!r}.')
+  if update_every < 1:
+    raise ValueError(f'nash_mtl: update_every must be 1 or more, not {update_every!r}.')
+
+  def update(state, *, present, losses=None, gramian=None, **extra_args):
+    del present, losses, extra_args
+    return _bargain(gramian, jnp.asarray(max_norm, jnp.float32)), state
+
+  made = _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))
+  return wrappers.every_k(made, update_every, num_tasks)
+
+
+def fairgrad(alpha: float | jax.Array = 1.0) -> _base.Balancer:
+  """α-fair gains: d = Σ wᵢ gᵢ, the weights w > 0 with (Gw)ᵢ = wᵢ^(−1/α).
+
+  This d maximizes Σ (gᵢ·d)^(1−α)/(1−α) over a ball, up to its length: α = 1 is Nash-MTL without the
+  clip, α = 2 minimal potential delay, and the larger α, the more counts the task that gains least.
+  The equation is the stationarity of a convex function of w, minimized by Newton's method to
+  float64 accuracy; the published code calls a nonlinear least-squares routine. d is a sum over
+  tasks; scaling all gradients by s scales d by s^((1 − α)/(1 + α)), and one task gives
+  d = g ‖g‖^(−2α/(1 + α)).
+
+  Absent tasks, zero gradients, dependent ones, and gradients that no direction can all move down:
+  as in `nash_mtl`.
+
+  Args:
+    alpha: α > 0.
+
+  Returns:
+    a balancer that needs the Gramian; its state is empty.
+
+  Raises:
+    ValueError: alpha ≤ 0.
+
+  References:
+    Ban & Ji, Fair Resource Allocation in Multi-Task Learning, ICML 2024.
+
+  Example:
+    >>> import jax.numpy as jnp, mtl_jax
+    >>> tx = mtl_jax.optim.fairgrad(alpha=0.5)
+    >>> grads = jnp.array([[8.0, 0.0], [0.0, 1.0]])
+    >>> tx.update(grads, tx.init(jnp.zeros(2)))[0].tolist()
+    [2.0, 1.0]
+  """
+  if isinstance(alpha, (int, float)) and not alpha > 0:
+    raise ValueError(f'fairgrad: alpha must be positive, not {alpha!r}.')
+
+  def update(state, *, present, losses=None, gramian=None, **extra_args):
+    del present, losses, extra_args
+    return _fair(gramian, jnp.asarray(alpha, jnp.float32)), state
+
+  return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))
+
+
+@_base.exactly
+@jax.jit
+def _bargain(gramian, longest):
+  weights = _solvers.power_fixed_point(gramian, jnp.ones((), gramian.dtype))
+  length = jnp.sqrt(jnp.maximum(_solvers.dot(weights, _solvers.dot(gramian, weights)), 0.0))
+  clip = (longest > 0) & (length > longest)
+  return weights * jnp.where(clip, longest / jnp.where(clip, length, 1.0), 1.0)
+
+
+@_base.exactly
+@jax.jit
+def _fair(gramian, alpha):
+  return _solvers.power_fixed_point(gramian, 1 / alpha)
