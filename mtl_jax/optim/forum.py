@@ -182,7 +182,7 @@ def _multipliers(gramian: Any, cross: Any, square: Any, counts: Any, rho: Any) -
   def step(_, carry):
     point, price = carry
     point = _solvers.nonnegative_qp(matrix, -(price + _PENALTY) * summed - pull, point)
-    return point, price + _PENALTY * (1.0 - summed @ point)
+    return point, price + _PENALTY * (1.0 - _solvers.dot(summed, point))
 
   start = jnp.zeros(tasks + 1), jnp.zeros(())
   point, _ = jax.lax.fori_loop(0, _ROUNDS, step, start)

@@ -1,0 +1,35 @@
+"""Published toy problems, on which a method's behaviour is known: `python -m mtl_jax.toys`."""
+
+from mtl_jax.toys.problems import (
+  PROBLEMS,
+  Problem,
+  Trajectory,
+  cagrad_2d,
+  distance,
+  fonseca,
+  get,
+  gradnorm_regression,
+  gradnorm_regression_10,
+  jd_cqf,
+  jd_ewq,
+  nash_2d,
+  pcgrad_2d,
+  run,
+)
+
+__all__ = [
+  'PROBLEMS',
+  'Problem',
+  'Trajectory',
+  'cagrad_2d',
+  'distance',
+  'fonseca',
+  'get',
+  'gradnorm_regression',
+  'gradnorm_regression_10',
+  'jd_cqf',
+  'jd_ewq',
+  'nash_2d',
+  'pcgrad_2d',
+  'run',
+]
