@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mtl_jax import encoders, errors, heads, metrics, optim, sharding, train_step
+from mtl_jax import _direction, encoders, errors, heads, metrics, optim, sharding, train_step
 from mtl_jax import sharing as sharing_lib
 from mtl_jax.data import pipeline
 from mtl_jax.model import MultiTaskModel
@@ -160,6 +160,15 @@ def build_balance(run: Run) -> optim.Balancer:
     return _wrap(optim.compose(*links), options)
   except ValueError as e:
     raise errors.ConfigError(f'balance.{e}') from None
+
+
+def check_balance(run: Run) -> None:
+  """Raises ConfigError unless the balancing method can be built, and computed as it is asked to."""
+  options, balance = run['balance'], build_balance(run)
+  try:
+    _direction.check(balance, options['at'], options['jacobian'])
+  except ValueError as e:
+    raise errors.ConfigError(f'balance: {e}') from None
 
 
 def _method(name: str, options: Run) -> optim.Balancer | optim.Normalizer:

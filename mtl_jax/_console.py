@@ -1,5 +1,7 @@
 """What the user sees while runs train: a live display on a terminal, plain lines elsewhere."""
 
+import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -106,6 +108,25 @@ class _Progress(rich.progress.Progress):
     for line in (self.losses, self.best):
       if line:
         yield rich.text.Text(f'  {line}')
+
+
+@contextlib.contextmanager
+def log_to(console: Console) -> Iterator[None]:
+  """Shows what the library logs, such as how the step computes its gradients."""
+
+  class Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+      console.message(record.getMessage())
+
+  log, handler = logging.getLogger('mtl_jax'), Handler()
+  level = log.level
+  log.addHandler(handler)
+  log.setLevel(logging.INFO)
+  try:
+    yield
+  finally:
+    log.removeHandler(handler)
+    log.setLevel(level)
 
 
 def for_process(num_runs: int, process_index: int) -> Console:

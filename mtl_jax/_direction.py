@@ -50,25 +50,37 @@ def make(model: Any, balance: Any, options: Options) -> Callable[..., Result]:
   Raises:
     ValueError: an unknown option, or one that the method cannot follow.
   """
-  for name, valid in (('at', AT), ('jacobian', JACOBIAN)):
-    if getattr(options, name) not in valid:
-      raise ValueError(f'{name}={getattr(options, name)!r} is none of {", ".join(valid)}.')
+  check(balance, options.at, options.jacobian)
   weighting = getattr(balance, 'weighting', None)
   needs = getattr(balance, 'needs', 'jacobian')
-  if options.jacobian == 'matrix_free' and (weighting is None or options.at == 'representation'):
-    reason = 'at the representation' if weighting is not None else f'a method that needs {needs!r}'
-    raise ValueError(
-      f"jacobian='matrix_free' never holds the gradients, so it has no way to {reason}."
-    )
   if needs == 'functions':
     return _Functions(model, balance, options)
-  if needs == 'losses' and not options.monitor:
+  if needs == 'losses':
     return _Losses(model, weighting, options)
   if options.at == 'representation':
     return _Representation(model, balance, options)
   if weighting is None:
     return _Stacked(model, balance, options)
   return _Gramian(model, weighting, options)
+
+
+def check(balance: Any, at: str, jacobian: str) -> None:
+  """Raises ValueError unless the options exist and the method can be computed so."""
+  for name, value, valid in (('at', at, AT), ('jacobian', jacobian, JACOBIAN)):
+    if value not in valid:
+      raise ValueError(f'{name}={value!r} is none of {", ".join(valid)}.')
+  weighting = getattr(balance, 'weighting', None)
+  needs = getattr(balance, 'needs', 'jacobian')
+  if jacobian == 'matrix_free' and weighting is None:
+    raise ValueError(f"jacobian='matrix_free' cannot serve a method that needs {needs!r}.")
+  if at == 'representation' and jacobian != 'auto':
+    raise ValueError(
+      f"jacobian={jacobian!r} is a way to the parameters' gradients: at='parameters'."
+    )
+  if at == 'representation' and needs == 'functions':
+    raise ValueError("at='representation' cannot serve a method that needs 'functions'.")
+  if at == 'representation' and weighting is not None and weighting.batches > 1:
+    raise ValueError("at='representation': a method on independent batches has no common one.")
 
 
 def losses_of(model, params, batch, key):
@@ -88,6 +100,15 @@ class _Losses:
 
   def __call__(self, params, balance_state, batch, validation, key):
     del validation
+    result = self._weighted(params, balance_state, batch, key)
+    if not self._options.monitor:
+      return result
+    jacobian = _jacobian.jacobian(self._model, params, batch, key, stacked=True)
+    rows = jacobian.rows(self._options.tasks_at_once)
+    watched = _row_metrics(rows, _shared_of(result.grads), jacobian, self._options)
+    return result._replace(metrics=result.metrics | watched)
+
+  def _weighted(self, params, balance_state, batch, key):
     if self._options.unit_task_weights and _jacobian.is_split(params):
       return _one_backward(self._model, self._weighting, params, balance_state, batch, key)
     losses, pull, present = jax.vjp(
@@ -131,7 +152,7 @@ class _Gramian:
     options, count = self._options, self._weighting.batches
     parts = [batch] if count == 1 else [_part(batch, k, count) for k in range(count)]
     keys = [key] if count == 1 or key is None else jax.random.split(key, count)
-    shared = params['shared'] if _jacobian.is_split(params) else params
+    shared = _shared_of(params)
     path = _path(options, shared, tasks_in(self._model, params, batch), True, self._logged)
     free = path == 'matrix_free'
     jacobians = [
@@ -169,14 +190,11 @@ class _Gramian:
       key=_balance_key(key),
       **extra,
     )
-    tasks = last.tasks
-    if self._weighting.needs == 'losses' and not options.unit_task_weights and tasks is not None:
-      tasks = _scale_tasks(self._model, tasks, weights)
     metrics = _gramian_metrics(norms) | {'weight': weights}
     if options.monitor:
       metrics |= _monitor(norms, norms @ weights, present)
-    metrics['finite'] = _finite(self._model, losses, metrics['gradient_norm'], tasks)
-    grads = _join(params, combine(weights), tasks)
+    metrics['finite'] = _finite(self._model, losses, metrics['gradient_norm'], last.tasks)
+    grads = _join(params, combine(weights), last.tasks)
     return Result(losses, present, grads, balance_state, metrics)
 
 
@@ -191,7 +209,7 @@ class _Stacked:
   def __call__(self, params, balance_state, batch, validation, key):
     del validation
     options = self._options
-    shared = params['shared'] if _jacobian.is_split(params) else params
+    shared = _shared_of(params)
     path = _path(options, shared, tasks_in(self._model, params, batch), False, self._logged)
     jacobian = _jacobian.jacobian(self._model, params, batch, key, stacked=True)
     rows = jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
@@ -220,8 +238,6 @@ class _Representation:
     if not _jacobian.has_two_halves(model):
       raise ValueError("at='representation' needs a model of two halves (see halves.TwoHalves).")
     self._model, self._balance, self._options = model, balance, options
-    if getattr(getattr(balance, 'weighting', None), 'batches', 1) > 1:
-      raise ValueError("at='representation': a method on independent batches has no common one.")
 
   def __call__(self, params, balance_state, batch, validation, key):
     del validation
@@ -241,8 +257,6 @@ class _Representation:
     weighting = self._balance.weighting
     weights, balance_state = _base.weigh(weighting, balance_state, gramian=gram, **known)
     own = jacobian.tasks
-    if weighting.needs == 'losses' and not self._options.unit_task_weights:
-      own = _scale_tasks(self._model, own, weights)
     metrics = _gramian_metrics(gram) | {'weight': weights}
     if self._options.monitor:
       metrics |= _monitor(gram, gram @ weights, jacobian.present)
@@ -303,8 +317,7 @@ class _Functions:
     if self._options.monitor:
       jacobian = _jacobian.jacobian(model, params, batch, key, stacked=True)
       rows = jacobian.rows(self._options.tasks_at_once)
-      shared = grads['shared'] if _jacobian.is_split(params) else grads
-      metrics |= _row_metrics(rows, shared, jacobian, self._options)
+      metrics |= _row_metrics(rows, _shared_of(grads), jacobian, self._options)
     metrics['finite'] = _finite_sum(model, losses, grads)
     return Result(losses, present, grads, balance_state, metrics)
 
@@ -391,19 +404,12 @@ def _balance_key(key):
   return jax.random.fold_in(key, _BALANCE)
 
 
+def _shared_of(tree):
+  return tree['shared'] if _jacobian.is_split(tree) else tree
+
+
 def _join(params, shared, tasks):
   return {'shared': shared, 'tasks': tasks} if _jacobian.is_split(params) else shared
-
-
-def _scale_tasks(model, tasks, weights):
-  """Task gradients times their weights, where the tasks' names are known."""
-  names = _names(model, tasks, weights.shape[0])
-  if names is None:
-    raise ValueError('Loss weights scale the gradients of tasks by name: use unit_task_weights.')
-  return {
-    name: jax.tree.map(lambda g, w=weights[i]: g * w.astype(g.dtype), tasks[name])
-    for i, name in enumerate(names)
-  }
 
 
 def _names(model, tasks, count):

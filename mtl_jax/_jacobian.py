@@ -167,8 +167,11 @@ def _own_inputs(model, params, batch, key, stacked, push):
   def weighted(weights):
     total = None
     for _, places, cotangents, pull, _ in maps:
-      scaled = _scaled(_take(weights, places), cotangents)
-      part = _summed(pull(scaled)) if stacked else pull(scaled)[0]
+      weights_here = _take(weights, places)
+      if stacked:
+        part = _weighted(weights_here, pull(cotangents))
+      else:
+        part = pull(_scaled(weights_here, cotangents))[0]
       total = part if total is None else jax.tree.map(jnp.add, total, part)
     return total
 
@@ -315,12 +318,15 @@ def _scaled(weights, stacked):
   )
 
 
-def _summed(stacked):
-  return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), stacked)
-
-
 def _weighted(weights, stacked):
-  return _summed(_scaled(weights, stacked))
+  """Σ weights[i] · row i. A product: on a CPU, sums over a leading axis are many times slower."""
+
+  def weigh(c):
+    return jax.lax.dot_general(
+      weights.astype(c.dtype), c, (((0,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST
+    )
+
+  return jax.tree.map(weigh, stacked)
 
 
 def _inner(left, right):

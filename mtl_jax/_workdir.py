@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -265,3 +266,14 @@ def _scalars(record: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str,
       yield from _scalars(value, f'{prefix}{name}/')
     elif isinstance(value, int | float) and name != 'step':
       yield prefix + name, value
+    elif name == 'cosine':
+      yield from _pairs(tuple(record['loss']), value)
+
+
+def _pairs(
+  tasks: Sequence[str], matrix: Sequence[Sequence[float | None]]
+) -> Iterator[tuple[str, float]]:
+  for (i, first), (j, second) in itertools.combinations(enumerate(tasks), 2):
+    value = matrix[i][j]
+    if value is not None:
+      yield f'cosine/{first}/{second}', value

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from mtl_jax import _build, errors, heads, metrics, optim, sharing
+from mtl_jax import _build, _direction, errors, heads, metrics, optim, sharing
 from mtl_jax.data import builders, pipeline
 from mtl_jax.optim import _listing
 
@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   'optimizer.schedule': ('constant', 'cosine', 'linear', 'exponential'),
 }
 _PATHS = ('data_dir', 'manual_dir')
+_BELOW_ONE = ('.dropout', '.momentum', '.b1', '.b2', '.ema_gramian', '.ema_weights')
 _TASK: Plain = {
   'weight': 1.0,  # multiplies the task's loss
   'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
@@ -324,11 +325,29 @@ def _check_values(run: Plain) -> None:
     )
     if not least <= value < math.inf:
       raise errors.ConfigError(f'{path}: need {least} or more, not {value}')
-    if path.endswith(('.dropout', '.momentum', '.b1', '.b2')) and value >= 1:
+    if path.endswith(_BELOW_ONE) and value >= 1:
       raise errors.ConfigError(f'{path}: need less than 1, not {value}')
-  _build.build_balance(run)
+  _check_balance(run)
   if run['dtype'] not in ('float32', 'bfloat16'):
     raise errors.ConfigError(f'dtype: no {run["dtype"]!r}; Valid: bfloat16, float32')
+
+
+def _check_balance(run: Plain) -> None:
+  options = run['balance']
+  for key, valid in (('at', _direction.AT), ('jacobian', _direction.JACOBIAN)):
+    if options[key] not in valid:
+      raise errors.ConfigError(
+        f'balance.{key}: no {options[key]!r}{errors.nearest(options[key], valid)}'
+      )
+  tasks = list(run['tasks'])
+  for path, value in leaves({'balance': options}):
+    if not isinstance(value, tuple) or path == 'balance.groups' or not value:
+      continue
+    if len(value) != len(tasks) or not all(map(_is_number, value)):
+      raise errors.ConfigError(
+        f'{path}: need {len(tasks)} numbers, one a task ({", ".join(tasks)}), not {value}'
+      )
+  _build.check_balance(run)
 
 
 def _check_paper(paper: Plain) -> None:

@@ -71,7 +71,8 @@ def run(
   found = [directory.check() for directory in directories]
   results = []
   prepared: dict[str, _Prepared] = {}
-  with _console.for_process(len(runs), jax.process_index()) as console:
+  console = _console.for_process(len(runs), jax.process_index())
+  with console, _console.log_to(console):
     for single, directory, result in zip(runs, directories, found, strict=True):
       variant = single['variant']
       if result is not None:

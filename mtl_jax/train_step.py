@@ -130,7 +130,8 @@ def make_train_step(
       forward and one backward whatever T is. With own inputs each task has features of its own, so
       the gradients are orthogonal there.
     jacobian: how the parameters' gradients are had. 'stacked': T copies of θ at once;
-      'sequential': the same, one backward after the other, for less memory on the way;
+      'sequential': the same, one backward after the other, for less memory on the way (with own
+      inputs all gradients take one backward, and this is 'stacked');
       'matrix_free': G from T products J(Jᵀeᵢ), and one more Jᵀw: no copies of θ, at about twice
       the time; for methods with weights. 'auto': stacked as long as this takes a quarter of the
       device's memory or less. The choice and its memory go to the log 'mtl_jax', once.

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from mtl_jax import _build, encoders, errors, heads, optim, sharing
 from mtl_jax import config as config_lib
-from mtl_jax import encoders, errors, heads, optim, sharing
 from mtl_jax.data import builders
 
 
@@ -34,8 +34,6 @@ def test_the_default_has_options_for_every_choice():
   assert set(config_lib.CHOICES['sharing']) == set(sharing.SHARING)
   for name in config_lib.CHOICES['encoder']:
     encoders.get(name, embedding=None, **plain['encoder'][name])
-  for name in config_lib.CHOICES['balance']:
-    optim.get(name, **plain['balance'].get(name, {}))
   encoders.Embedding(vocab_size=2, **plain['encoder']['embedding'])
   assert config_lib.default().is_locked
 
@@ -58,11 +56,10 @@ def test_resolve_expands_variants_and_seeds():
   assert runs[0]['tasks'].keys() == {'pos'}
   assert runs[0]['tasks']['pos']['weight'] == 3.0
   assert list(runs[2]['tasks']) == ['pos', 'inflection', 'lemma']
-  assert runs[2]['balance'] == {
-    'name': 'gradnorm+pcgrad',
-    'gradnorm': {'alpha': 1.0, 'learning_rate': 0.025},
-    'pcgrad': {'order': 'random', 'reduction': 'sum'},
-  }
+  balance = runs[2]['balance']
+  assert balance['gradnorm']['alpha'] == 1.0
+  assert balance['pcgrad'] == {'order': 'random', 'reduction': 'sum'}
+  assert set(balance) & set(optim.METHODS) == {'gradnorm', 'pcgrad'}
   assert config_lib.resolve(config, ['both']) == runs[2:]
 
 
@@ -70,7 +67,7 @@ def test_a_run_has_only_the_options_of_what_it_chooses():
   (run,) = config_lib.resolve(_config())
   assert run['variant'] == 'default'
   assert set(run['encoder']) == {'name', 'embedding', 'transformer'}
-  assert run['balance'] == {'name': 'sum_tasks'}
+  assert not set(run['balance']) & set(optim.METHODS)  # sum_tasks has none
   assert 'sgd' not in run['optimizer']
   assert set(run['optimizer']['schedule']) == {'name', 'warmup_steps', 'cosine'}
   assert not {'seeds', 'variants', 'only'} & set(run)
@@ -117,6 +114,18 @@ def test_names_with_commas_are_split_in_only():
     ),
     ({'balance.name': 'gradnorm', 'balance.gradnorm.alpha': float('nan')}, 'alpha: need 0 or more'),
     ({'balance.name': 'gradnorm', 'balance.gradnorm.learning_rate': -1.0}, 'need 0 or more'),
+    ({'balance.at': 'head'}, "balance.at: no 'head'"),
+    ({'balance.jacobian': 'dense'}, "balance.jacobian: no 'dense'"),
+    ({'balance.every_k': 0}, 'balance.every_k: need 1 or more'),
+    ({'balance.groups': ('row',), 'balance.name': 'auto_lambda'}, 'by_group takes'),
+    ({'balance.ema_weights': 0.5, 'balance.name': 'graddrop'}, 'ema_weights takes'),
+    ({'balance.ema_weights': 1.0}, 'balance.ema_weights: need less than 1'),
+    (
+      {'balance.name': 'static', 'balance.static.weights': (1.0, 2.0)},
+      r'balance.static.weights: need 3 numbers, one a task \(pos, inflection, lemma\)',
+    ),
+    ({'balance.name': 'static', 'balance.static.weights': ('a', 'b', 'c')}, 'need 3 numbers'),
+    ({'balance.jacobian': 'matrix_free', 'balance.name': 'graddrop'}, 'matrix_free'),
     ({'encoder.transformer.heads': 0}, 'encoder.transformer.heads: need 1 or more'),
     ({'encoder.name': 'bilstm', 'encoder.bilstm.layers': 0}, 'layers: need 1 or more'),
     ({'encoder.embedding.features': 0}, 'encoder.embedding.features: need 1 or more'),
@@ -134,6 +143,37 @@ def test_names_with_commas_are_split_in_only():
 def test_bad_values(changes, message):
   with pytest.raises(errors.ConfigError, match=message):
     config_lib.validate(_config(**changes))
+
+
+@pytest.mark.parametrize('name', optim.METHODS)
+def test_every_method_is_reached_by_its_name(name):
+  config = _config(**{'balance.name': name, 'balance.krum.num_byzantine': 0})
+  (run,) = config_lib.resolve(config)
+  needs = optim.get(name, **({'num_byzantine': 0} if name == 'krum' else {})).needs
+  assert _build.build_balance(run).needs == needs
+
+
+def test_wrappers_and_preferences_from_a_config():
+  changes = {
+    'balance.name': 'gradnorm+aligned_mtl',
+    'balance.aligned_mtl.preference': (1.0, 2.0, 1.0),
+    'balance.ema_gramian': 0.5,
+    'balance.ema_weights': 0.5,
+    'balance.clip_conflict': 0.1,
+    'balance.every_k': 3,
+    'balance.warmup_steps': 5,
+    'balance.groups': ('embedding.*', 'layer_0/.*'),
+  }
+  (run,) = config_lib.resolve(_config(**changes))
+  assert _build.build_balance(run).needs == 'jacobian'
+  (run,) = config_lib.resolve(_config(**(changes | {'balance.groups': ('whole',)})))
+  balance = _build.build_balance(run)
+  state = balance.weighting.init(3)
+  assert [type(part).__name__ for part in (state, state.inner, state.inner.inner)] == [
+    'WarmupState',
+    'EveryKState',
+    'EmaState',
+  ]
 
 
 @pytest.mark.parametrize(

@@ -358,13 +358,28 @@ def test_weights_and_cosines(tmp_path):
     [train(1, 1.0, weight={'pos': 0.7, 'rule': 1.3}, cosine=[[1, -0.1], [-0.1, 1]])],
   ]
   experiment = plotted(tmp_path, histories)
-  (axis,) = _plots._weights(experiment).axes
+  (axis,) = _plots._by_task(experiment, 'weight', 'weight').axes
   np.testing.assert_allclose(axis.lines[0].get_xydata(), [[1, 0.6]])
   assert [text.get_text() for text in axis.figure.legends[0].get_texts()] == ['pos', 'rule']
   cosines = _plots._cosines(experiment).axes[0]
   np.testing.assert_allclose(cosines.images[0].get_array(), [[1, 0.1], [0.05, 1]])
   assert [t.get_text() for t in cosines.texts] == ['1.00', '0.10', '0.05', '1.00']
   assert [t.get_text() for t in cosines.get_yticklabels()] == ['pos', 'rule']
+
+
+def test_norms_and_conflicts_of_monitored_runs(tmp_path):
+  histories = [
+    [train(1, 1.0, gradient_norm={'pos': 3.0, 'rule': 4.0}, conflict=0.5, improved=1.0)],
+    [train(1, 1.0, gradient_norm={'pos': 5.0, 'rule': 4.0}, conflict=1.0, improved=1.0)],
+  ]
+  plots = _plots.plots(plotted(tmp_path, histories))
+  assert set(plots) == {'curves', 'norms', 'conflicts'}
+  experiment = plotted(tmp_path, histories)
+  norms = _plots._by_task(experiment, 'gradient_norm', 'norm').axes[0]
+  np.testing.assert_allclose(norms.lines[0].get_xydata(), [[1, 4.0]])
+  conflict, improved = _plots._conflicts(experiment).axes
+  np.testing.assert_allclose(conflict.lines[0].get_xydata(), [[1, 0.75]])
+  np.testing.assert_allclose(improved.lines[0].get_xydata(), [[1, 1.0]])
 
 
 def test_plots_are_written_where_there_is_data(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import pathlib
 import shutil
 import struct
@@ -161,6 +162,18 @@ def test_means_leave_absent_tasks_out_and_survive_a_restart():
   assert window.means()['cosine'] == [[1.0, None], [None, None]]
 
 
+def test_means_leave_out_what_a_step_had_no_use_for():
+  """Steps that hold their weights have no cosines; what is monitored is one number a step."""
+  window = _window.Window(('a', 'b'))
+  held = {'cosine': np.full((2, 2), np.nan), 'conflict': np.float32('nan')}
+  window.add(_metrics([1.0, 1.0], conflict=np.float32(1.0)))
+  window.add(_metrics([3.0, 1.0]) | held)
+  means = window.means()
+  assert means['cosine'] == [[1.0, 0.0], [0.0, 1.0]]
+  assert means['conflict'] == 1.0
+  assert means['loss'] == {'a': 2.0, 'b': 1.0}
+
+
 def test_what_is_not_finite_is_named():
   names = ('a', 'b')
   good = {'finite': np.array([True, True]), 'loss': np.ones(2), 'update_norm': np.float32(1)}
@@ -189,6 +202,15 @@ def test_console_shows_runs(terminal):
   for part in parts:
     assert part in text
   assert ('\x1b[' in text) is terminal
+
+
+def test_console_shows_what_the_library_logs():
+  out = io.StringIO()
+  inner = rich.console.Console(file=out, width=200)
+  with _console.Console(1, console=inner) as console, _console.log_to(console):
+    logging.getLogger('mtl_jax').info('gradients are stacked')
+  logging.getLogger('mtl_jax').info('nobody listens')
+  assert out.getvalue() == 'gradients are stacked\n'
 
 
 def test_eighty_columns_hold_what_matters():
@@ -238,7 +260,8 @@ def test_metrics_go_on_before_a_damaged_line(tmp_path):
 
 def test_tensorboard_reads_the_events(tmp_path):
   log = _workdir.Metrics(_workdir.Workdir(tmp_path, _run()), 9)
-  log.write({'step': 10, 'split': 'train', 'loss': {'pos': 0.5, 'lemma': None}})
+  cosine = [[1.0, -0.25], [-0.25, 1.0]]
+  log.write({'step': 10, 'split': 'train', 'loss': {'pos': 0.5, 'lemma': None}, 'cosine': cosine})
   log.close()
   (path,) = (tmp_path / 'tensorboard').iterdir()
   data, events = path.read_bytes(), []
@@ -248,7 +271,8 @@ def test_tensorboard_reads_the_events(tmp_path):
     data = data[16 + size :]
   assert events[0].file_version == 'brain.Event:2'
   assert (events[1].step, events[1].session_log.status) == (10, event_pb2.SessionLog.START)
-  (value,) = events[2].summary.value
+  value, pair = events[2].summary.value
+  assert (pair.tag, pair.simple_value) == ('train/cosine/pos/lemma', -0.25)
   assert (events[2].step, value.tag, value.simple_value) == (10, 'train/loss/pos', 0.5)
 
 
