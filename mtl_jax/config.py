@@ -80,7 +80,7 @@ def default() -> config_dict.ConfigDict:
     'every_k': 1,  # steps between two sets of weights
     'warmup_steps': 0,  # of the plain mean
     'groups': ('whole',),  # balanced each by itself: 'layer', 'matrix', or regular expressions
-    **{name: _listing.options(name) for name in optim.METHODS},
+    **{name: options for name in optim.METHODS if (options := _listing.options(name))},
   }
 
   # What optax makes of the balanced gradient.

@@ -372,9 +372,8 @@ def test_norms_and_conflicts_of_monitored_runs(tmp_path):
     [train(1, 1.0, gradient_norm={'pos': 3.0, 'rule': 4.0}, conflict=0.5, improved=1.0)],
     [train(1, 1.0, gradient_norm={'pos': 5.0, 'rule': 4.0}, conflict=1.0, improved=1.0)],
   ]
-  plots = _plots.plots(plotted(tmp_path, histories))
-  assert set(plots) == {'curves', 'norms', 'conflicts'}
   experiment = plotted(tmp_path, histories)
+  assert set(_plots.plots(experiment)) == {'curves', 'norms', 'conflicts'}
   norms = _plots._by_task(experiment, 'gradient_norm', 'norm').axes[0]
   np.testing.assert_allclose(norms.lines[0].get_xydata(), [[1, 4.0]])
   conflict, improved = _plots._conflicts(experiment).axes
