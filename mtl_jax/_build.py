@@ -87,6 +87,10 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
     unit_task_weights=options['unit_task_weights'],
     monitor=options['monitor'],
   )
+  try:  # what only the shapes tell, before any work; jit keeps the trace
+    jax.eval_shape(step, jax.eval_shape(init, jax.random.key(0)), batch)
+  except ValueError as e:
+    raise errors.ConfigError(str(e)) from None
   if mesh is None:
     eval_step = train_step.make_eval_step(model)
   else:  # every process gets the whole result
@@ -189,9 +193,9 @@ def _wrap(balance: optim.Balancer, options: Run) -> optim.Balancer:
   if options['warmup_steps']:
     balance = optim.with_warmup(balance, options['warmup_steps'])
   groups = options['groups']
-  single = len(groups) == 1 and groups[0] in optim.GROUPS
-  if groups != ('whole',):
-    balance = optim.by_group(balance, groups[0] if single else groups)
+  named = len(groups) == 1 and groups[0] in optim.GROUPS
+  if groups and groups != ('whole',):
+    balance = optim.by_group(balance, groups[0] if named else groups)
   return balance
 
 

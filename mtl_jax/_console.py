@@ -119,14 +119,15 @@ def log_to(console: Console) -> Iterator[None]:
       console.message(record.getMessage())
 
   log, handler = logging.getLogger('mtl_jax'), Handler()
-  level = log.level
+  before = log.level, log.propagate
   log.addHandler(handler)
   log.setLevel(logging.INFO)
+  log.propagate = False  # absl shows what reaches the root
   try:
     yield
   finally:
     log.removeHandler(handler)
-    log.setLevel(level)
+    log.level, log.propagate = before
 
 
 def for_process(num_runs: int, process_index: int) -> Console:

@@ -97,15 +97,14 @@ class _Losses:
 
   def __init__(self, model, weighting, options):
     self._model, self._weighting, self._options = model, weighting, options
+    self._logged: set[str] = set()
 
   def __call__(self, params, balance_state, batch, validation, key):
     del validation
     result = self._weighted(params, balance_state, batch, key)
     if not self._options.monitor:
       return result
-    jacobian = _jacobian.jacobian(self._model, params, batch, key, stacked=True)
-    rows = jacobian.rows(self._options.tasks_at_once)
-    watched = _row_metrics(rows, _shared_of(result.grads), jacobian, self._options)
+    watched = _watch(self._model, params, batch, key, result.grads, self._options, self._logged)
     return result._replace(metrics=result.metrics | watched)
 
   def _weighted(self, params, balance_state, batch, key):
@@ -134,12 +133,16 @@ class _Gramian:
     if self._weighting.held is None:
       return self._whole(params, balance_state, batch, key)
     # A held weight needs no Gramian: on such a step, one backward.
-    due, _ = self._weighting.held(balance_state)
+    due, _, _ = self._weighting.held(balance_state)
     return jax.lax.cond(due, self._whole, self._held, params, balance_state, batch, key)
 
   def _held(self, params, balance_state, batch, key):
-    result = _one_backward(self._model, self._weighting, params, balance_state, batch, key)
-    tasks = result.losses.shape[0]
+    _, weights, balance_state = self._weighting.held(balance_state)
+    jacobian = _jacobian.jacobian(self._model, params, batch, key)
+    usable = jacobian.present & jnp.isfinite(jacobian.losses)
+    weights = jnp.where(usable, weights, 0.0)
+    result = _pulled(self._model, params, jacobian, weights, balance_state)
+    tasks = weights.shape[0]
     unknown = {
       'gradient_norm': jnp.full(tasks, jnp.nan, jnp.float32),
       'cosine': jnp.full((tasks, tasks), jnp.nan, jnp.float32),
@@ -153,7 +156,8 @@ class _Gramian:
     parts = [batch] if count == 1 else [_part(batch, k, count) for k in range(count)]
     keys = [key] if count == 1 or key is None else jax.random.split(key, count)
     shared = _shared_of(params)
-    path = _path(options, shared, tasks_in(self._model, params, batch), True, self._logged)
+    tasks = tasks_in(self._model, params, batch)
+    path = _path(options, shared, count * tasks, True, self._logged)
     free = path == 'matrix_free'
     jacobians = [
       _jacobian.jacobian(self._model, params, part, k, stacked=not free, push=free)
@@ -190,11 +194,14 @@ class _Gramian:
       key=_balance_key(key),
       **extra,
     )
+    tasks = last.tasks
+    if count > 1 and tasks is not None:  # the tasks' own parameters see the whole batch
+      tasks = jax.tree.map(lambda *g: sum(g) / count, *(j.tasks for j in jacobians))
     metrics = _gramian_metrics(norms) | {'weight': weights}
     if options.monitor:
-      metrics |= _monitor(norms, norms @ weights, present)
-    metrics['finite'] = _finite(self._model, losses, metrics['gradient_norm'], last.tasks)
-    grads = _join(params, combine(weights), last.tasks)
+      metrics |= _monitor(norms, _base.dot(norms, weights), present)
+    metrics['finite'] = _finite(self._model, losses, metrics['gradient_norm'], tasks)
+    grads = _join(params, combine(weights), tasks)
     return Result(losses, present, grads, balance_state, metrics)
 
 
@@ -247,7 +254,7 @@ class _Representation:
     tasks = jacobian.losses.shape[0]
     places = jnp.array(features.places)
     known = {'losses': jacobian.losses, 'present': jacobian.present, 'key': _balance_key(key)}
-    if self._balance.weighting is None:
+    if getattr(self._balance, 'weighting', None) is None:
       return self._inside(params, balance_state, jacobian, features, known)
     if features.shared:
       gram = gradients.gramian(features.rows, sharded=self._options.sharded)
@@ -259,7 +266,7 @@ class _Representation:
     own = jacobian.tasks
     metrics = _gramian_metrics(gram) | {'weight': weights}
     if self._options.monitor:
-      metrics |= _monitor(gram, gram @ weights, jacobian.present)
+      metrics |= _monitor(gram, _base.dot(gram, weights), jacobian.present)
     metrics['finite'] = _finite(self._model, jacobian.losses, metrics['gradient_norm'], own)
     grads = _join(params, jacobian.pull(weights), own)
     return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
@@ -276,13 +283,14 @@ class _Representation:
       features.rows,
     )
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
-    fresh = jax.eval_shape(lambda: self._balance.init_tasks(like, tasks))
+    fresh = jax.eval_shape(lambda: init_balance(self._balance, like, tasks))
     if jax.tree.map(jnp.shape, fresh) != jax.tree.map(jnp.shape, balance_state):
       raise ValueError(
         "at='representation': this method keeps state of the parameters' shapes, so it works "
         "at='parameters' only."
       )
-    cotangent, balance_state = self._balance.update(rows, balance_state, **known)
+    transform = optax.with_extra_args_support(self._balance)
+    cotangent, balance_state = transform.update(rows, balance_state, **known)
     metrics = _row_metrics(rows, cotangent, jacobian, self._options) | _weights_in(balance_state)
     metrics['finite'] = _finite(
       self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
@@ -296,9 +304,12 @@ class _Functions:
 
   def __init__(self, model, balance, options):
     self._model, self._balance, self._options = model, balance, options
+    self._logged: set[str] = set()
 
   def __call__(self, params, balance_state, batch, validation, key):
     model = self._model
+    # Validation is without dropout where the model lets us say so.
+    held_key = None if _jacobian.has_two_halves(model) else key
     if validation is None:
       batch, validation = _part(batch, 0, 2), _part(batch, 1, 2)
     losses, present = losses_of(model, params, batch, key)
@@ -310,14 +321,12 @@ class _Functions:
       present=present,
       key=_balance_key(key),
       loss_fn=lambda p: losses_of(model, p, batch, key)[0],
-      validation_fn=lambda p: losses_of(model, p, validation, None)[0],
+      validation_fn=lambda p: losses_of(model, p, validation, held_key)[0],
     )
     _check_direction(grads, params)
     metrics = _weights_in(balance_state)
     if self._options.monitor:
-      jacobian = _jacobian.jacobian(model, params, batch, key, stacked=True)
-      rows = jacobian.rows(self._options.tasks_at_once)
-      metrics |= _row_metrics(rows, _shared_of(grads), jacobian, self._options)
+      metrics |= _watch(model, params, batch, key, grads, self._options, self._logged)
     metrics['finite'] = _finite_sum(model, losses, grads)
     return Result(losses, present, grads, balance_state, metrics)
 
@@ -334,6 +343,10 @@ def _one_backward(model, weighting, params, balance_state, batch, key):
     gramian=jnp.zeros((tasks, tasks), jnp.float32),
     key=_balance_key(key),
   )
+  return _pulled(model, params, jacobian, weights, balance_state)
+
+
+def _pulled(model, params, jacobian, weights, balance_state):
   grads = _join(params, jacobian.pull(weights), jacobian.tasks)
   metrics = {'weight': weights, 'finite': _finite_sum(model, jacobian.losses, grads)}
   return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
@@ -342,8 +355,23 @@ def _one_backward(model, weighting, params, balance_state, batch, key):
 def _free_gramian(left, right):
   """J₁·J₂ᵀ from T products J₁(J₂ᵀeᵢ), one after the other: one gradient is held at a time."""
   tasks = left.losses.shape[0]
-  columns = jax.lax.map(lambda unit: left.push(right.pull(unit)), jnp.eye(tasks))
-  return columns.T if left is not right else (columns + columns.T) / 2.0
+
+  def column(unit):
+    row = right.pull(unit)
+    return left.push(row), gradients.norms(jax.tree.map(lambda leaf: leaf[None], row))[0]
+
+  columns, norms = jax.lax.map(column, jnp.eye(tasks, dtype=jnp.float32))
+  if left is not right:
+    return columns.T
+  # J(Jᵀe) rounds below zero on the diagonal where a gradient vanishes by cancellation.
+  return jnp.where(jnp.eye(tasks, dtype=bool), jnp.diag(norms**2), (columns + columns.T) / 2.0)
+
+
+def init_balance(balance: Any, params: Any, tasks: int | None) -> Any:
+  """The first state of a balancing method or any other optax transformation."""
+  return (
+    balance.init_tasks(params, tasks) if hasattr(balance, 'init_tasks') else balance.init(params)
+  )
 
 
 def tasks_in(model: Any, params: Any = None, batch: Any = None) -> int | None:
@@ -370,7 +398,7 @@ def _path(options, shared, tasks, can_be_free, logged):
     path = 'stacked' if tasks * size <= limit else ('matrix_free' if can_be_free else 'sequential')
   predicted = (2 if path == 'matrix_free' else tasks) * size
   note = (
-    f'jacobian={path!r}: {predicted / 2**20:.0f} MiB for gradients of {tasks} tasks'
+    f'jacobian={path!r}: {predicted / 2**20:.0f} MiB for {tasks} gradients of tasks'
     + (f' (auto: stacked up to {limit / 2**20:.0f} MiB)' if options.jacobian == 'auto' else '')
   )  # fmt: skip
   if note not in logged:
@@ -422,12 +450,27 @@ def _gramian_metrics(gram):
   return {'gradient_norm': jnp.sqrt(jnp.diagonal(gram)), 'cosine': gradients.cosines(gram)}
 
 
+def _watch(model, params, batch, key, grads, options, logged):
+  """What is monitored, for a method that has no use for each task's gradient."""
+  shared = _shared_of(params)
+  path = _path(options, shared, tasks_in(model, params, batch), True, logged)
+  free = path == 'matrix_free'
+  jacobian = _jacobian.jacobian(model, params, batch, key, stacked=not free, push=free)
+  direction = _shared_of(grads)
+  if jacobian.push is not None:
+    gram = _free_gramian(jacobian, jacobian)
+    return _gramian_metrics(gram) | _monitor(gram, jacobian.push(direction), jacobian.present)
+  rows = jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
+  return _row_metrics(rows, direction, jacobian, options)
+
+
 def _row_metrics(rows, direction, jacobian, options):
   """Norms of the rows; on request, all that is monitored."""
   if not options.monitor:
     return {'gradient_norm': gradients.norms(rows)}
   gram = gradients.gramian(rows, sharded=options.sharded)
-  along = gradients.gramian(rows, jax.tree.map(lambda leaf: leaf[None], direction))[:, 0]
+  one = jax.tree.map(lambda leaf: leaf[None], direction)
+  along = gradients.gramian(rows, one, sharded=options.sharded)[:, 0]
   return _gramian_metrics(gram) | _monitor(gram, along, jacobian.present)
 
 

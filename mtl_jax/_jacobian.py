@@ -125,7 +125,7 @@ def _shared_inputs(model, params, batch, key, stacked, push):
 
   def pushed(direction):
     tangents = [jnp.broadcast_to(t, (len(places), *t.shape)) for t in push_features(direction)]
-    return _put(_inner(cotangents, tangents), places, len(names))
+    return _put(_inner(len(places), cotangents, tangents), places, len(names))
 
   losses, present, tasks = _assemble(params, names, heads)
   return Jacobian(
@@ -179,12 +179,14 @@ def _own_inputs(model, params, batch, key, stacked, push):
     total = jnp.zeros(len(names), jnp.float32)
     for _, places, cotangents, _, push_features in maps:
       assert push_features is not None
-      total = total + _put(_inner(cotangents, push_features(direction)), places, len(names))
+      total = total + _put(
+        _inner(len(places), cotangents, push_features(direction)), places, len(names)
+      )
     return total
 
   norms: dict[int, jax.Array] = {}
   for _, places, cotangents, _, _ in maps:
-    norms |= dict(zip(places, _inner(cotangents, cotangents), strict=True))
+    norms |= dict(zip(places, _inner(len(places), cotangents, cotangents), strict=True))
   losses, present, tasks = _assemble(params, names, heads)
   return Jacobian(
     losses,
@@ -329,14 +331,15 @@ def _weighted(weights, stacked):
   return jax.tree.map(weigh, stacked)
 
 
-def _inner(left, right):
-  """Inner products `[A]` of the rows of two stacked pytrees, in float32."""
+def _inner(rows, left, right):
+  """Inner products `[A]` of the A rows of two stacked pytrees, in float32."""
 
   def inner(a, b):
     a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
     return jnp.sum(a.astype(jnp.float32) * b.astype(jnp.float32), axis=1)
 
-  return functools.reduce(jnp.add, map(inner, jax.tree.leaves(left), jax.tree.leaves(right)))
+  products = map(inner, jax.tree.leaves(left), jax.tree.leaves(right))
+  return functools.reduce(jnp.add, products, jnp.zeros(rows, jnp.float32))
 
 
 def _floating_leaves(tree: Any) -> tuple[list[jax.Array], Callable[[Sequence[jax.Array]], Any]]:

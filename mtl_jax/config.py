@@ -347,6 +347,17 @@ def _check_balance(run: Plain) -> None:
       raise errors.ConfigError(
         f'{path}: need {len(tasks)} numbers, one a task ({", ".join(tasks)}), not {value}'
       )
+  named = [group for group in options['groups'] if group in optim.GROUPS]
+  if named and len(options['groups']) > 1:
+    raise errors.ConfigError(
+      f'balance.groups: need one of {", ".join(optim.GROUPS)}, or regular expressions, not '
+      f'{options["groups"]}'
+    )
+  if not all(isinstance(group, str) and ',' not in group for group in options['groups']):
+    raise errors.ConfigError(
+      f"balance.groups: need texts without commas, such as ('layer_0/.*', 'layer_1/.*'), not "
+      f'{options["groups"]}'
+    )
   _build.check_balance(run)
 
 

@@ -76,18 +76,21 @@ def losses_and_gradients(
   return jacobian.losses, jacobian.present, grads
 
 
-def gramian(stacked: Any, other: Any = None, *, sharded: bool = False) -> jax.Array:
+def gramian(stacked: Any, other: Any = None, *, sharded: bool | None = None) -> jax.Array:
   """G = J·Jᵀ, leaf by leaf, accumulated in float32 whatever the gradients' dtype.
 
   Args:
     stacked: pytree of task gradients, every leaf `[T, ...]`, at least one.
     other: gradients of the same form from another batch, for J₁·J₂ᵀ.
     sharded: the leaves are split over devices: contract them axis by axis, so that T² numbers are
-      communicated and nothing is gathered. On one device merged axes are the faster way.
+      communicated and nothing is gathered. On one device merged axes are the faster way. None: if
+      there are several devices.
 
   Returns:
     `[T, T]` float32.
   """
+
+  sharded = jax.device_count() > 1 if sharded is None else sharded
 
   def leaf_gramian(left: jax.Array, right: jax.Array) -> jax.Array:
     if sharded and left.ndim > 1:

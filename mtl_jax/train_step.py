@@ -133,8 +133,9 @@ def make_train_step(
       'sequential': the same, one backward after the other, for less memory on the way (with own
       inputs all gradients take one backward, and this is 'stacked');
       'matrix_free': G from T products J(Jᵀeᵢ), and one more Jᵀw: no copies of θ, at about twice
-      the time; for methods with weights. 'auto': stacked as long as this takes a quarter of the
-      device's memory or less. The choice and its memory go to the log 'mtl_jax', once.
+      the time; for methods with weights, and models without `jax.custom_vjp`. 'auto': stacked as
+      long as this takes a quarter of the device's memory or less. The choice and its memory go to
+      the log 'mtl_jax', once.
     tasks_at_once: see `task_gradients`.
     unit_task_weights: with methods on losses too, task-specific parameters get their loss's plain
       gradient.
@@ -212,7 +213,6 @@ def make_eval_step(model: Any, *, jit: bool = True) -> Callable[[Any, Any], dict
 def _init_balance(balance, model, params, batch):
   split = _jacobian.is_split(params)
   owner = params['shared'] if split else params
-  if not hasattr(balance, 'init_tasks'):
-    return balance.init(owner)
   tasks = _direction.tasks_in(model, params, batch)
-  return balance.init_tasks(params if balance.needs == 'functions' else owner, tasks)
+  whole = getattr(balance, 'needs', '') == 'functions'
+  return _direction.init_balance(balance, params if whole else owner, tasks)

@@ -152,6 +152,10 @@ def test_monitoring_changes_no_update_and_adds_what_it_says(regime):
   for balance in (optim.mean_tasks(), optim.pcgrad(order='index'), optim.graddrop(seed=1)):
     quiet, few = train(balance, batch)
     watched, metrics = train(balance, batch, monitor=True)
+    if balance.needs == 'losses':
+      _, free = train(balance, batch, monitor=True, jacobian='matrix_free')
+      np.testing.assert_allclose(free['cosine'], metrics['cosine'], atol=1e-4)
+      assert free['improved'] == metrics['improved']
     models.assert_trees_close(watched.params, quiet.params)
     assert not {'conflict', 'improved'} & set(few)
     cosine, off = np.asarray(metrics['cosine']), ~np.eye(4, dtype=bool)
@@ -246,6 +250,66 @@ def test_validation_driven_methods_train_a_model(name):
   assert np.sum(models.losses(model, split.params, half)) < np.sum(first)
 
 
+def test_validation_driven_methods_train_plain_functions():
+  """No model class: functions of any parameters, with the key they take in training."""
+
+  def model(params, batch, key):
+    del key
+    return jnp.stack([jnp.mean((batch @ params - 1) ** 2), jnp.mean((batch @ params + 1) ** 2)])
+
+  batch = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+  for name in ('auto_lambda', 'moml', 'forum'):
+    balance = optim.get(name)
+    state = mtl_jax.init_train_state(
+      model, balance, optax.sgd(0.1), jax.random.key(0), batch, params=jnp.ones(3)
+    )
+    state, metrics = mtl_jax.make_train_step(model, balance, optax.sgd(0.1))(state, batch)
+    assert metrics['finite'].all()
+    assert metrics['weight'].shape == (2,)
+
+
+def test_matrix_free_norms_of_a_task_at_its_optimum_are_numbers():
+  rng = np.random.default_rng(0)
+  for seed in range(6):
+    x = jnp.asarray(rng.normal(size=(64, 8)), jnp.float32)
+    best = jnp.asarray(rng.normal(size=8), jnp.float32)
+
+    def model(params, batch, key, best=best):
+      del key
+      return jnp.stack([jnp.mean((batch @ (params - best)) ** 2), jnp.mean(batch @ params)])
+
+    state = mtl_jax.init_train_state(
+      model, optim.mgda(), optax.sgd(0.1), jax.random.key(seed), x, params=best + 1e-7
+    )
+    step = mtl_jax.make_train_step(model, optim.mgda(), optax.sgd(0.1), jacobian='matrix_free')
+    assert step(state, x)[1]['finite'].all()
+
+
+def test_heads_see_the_whole_batch_of_a_method_on_several():
+  model, batch = models.model('mlp'), models.shared_batch('mlp')
+  del batch['mask']
+  batch = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf, leaf])[:15], batch)
+  batch['targets']['intent'] = np.abs(batch['targets']['intent'])
+  state, _ = train(optim.modo(), batch, model)
+  plain, _ = train(optim.sum_tasks(), batch, model)
+  models.assert_trees_close(state.params['tasks'], plain.params['tasks'], 1e-4)
+
+
+def test_any_chain_balances_the_representation():
+  model, batch = models.model('mlp'), models.shared_batch('mlp')
+  links = [optim.normalize_task_gradients(), optim.pcgrad(order='index')]
+  with jax.numpy_dtype_promotion('standard'):
+    chained, _ = train(optax.chain(*links), batch, model, at='representation')
+  composed, _ = train(optim.compose(*links), batch, model, at='representation')
+  models.assert_trees_close(chained.params, composed.params)
+
+
+def test_held_weights_of_a_method_that_reads_named_parameters():
+  balance = optim.compose(optim.gradnorm(parameters='Dense_0/.*'), optim.pcgrad())
+  _, metrics = train(optim.every_k(balance, 2), models.shared_batch('mlp'), models.model('mlp'), 3)
+  assert metrics['finite'].all()
+
+
 @pytest.mark.parametrize('regime', ['shared', 'own'])
 def test_held_weights_need_no_gramian(regime):
   """Between two sets of weights: the same weights, one backward, plain gradients of the heads."""
@@ -279,7 +343,7 @@ def test_the_choice_is_logged_once_with_its_memory(caplog, monkeypatch):
     train(optim.pcgrad(), batch, model, steps=2)
   (record,) = caplog.records
   assert "jacobian='stacked'" in record.message
-  assert 'MiB for gradients of 3 tasks' in record.message
+  assert 'MiB for 3 gradients of tasks' in record.message
   caplog.clear()
   monkeypatch.setattr(_direction, '_device_memory', lambda: 1000)
   with caplog.at_level(logging.INFO, logger='mtl_jax'):

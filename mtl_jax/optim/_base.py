@@ -57,8 +57,9 @@ class Weighting(NamedTuple):
       forward. None for all others.
     batches: how many independent batches the method reads. With more than one, `gramian` is J₁·J₂ᵀ
       of the first two, and the direction is that of the last.
-    held: state -> (due `[]` bool, weights `[T]`): where not due, `update` would give the weights
-      that are held and read nothing, so that the train step needs no Gramian. None: always due.
+    held: state -> (due `[]` bool, weights `[T]`, state): where not due, `update` would read nothing
+      and give these weights and this state, so that the train step needs no Gramian. None: always
+      due.
   """
 
   init: Callable[[int | None], State]
@@ -66,7 +67,7 @@ class Weighting(NamedTuple):
   needs: str
   follow: Callable[..., State] | None = None
   batches: int = 1
-  held: Callable[[State], tuple[jax.Array, jax.Array]] | None = None
+  held: Callable[[State], tuple[jax.Array, jax.Array, State]] | None = None
 
 
 class Balancer(optax.GradientTransformationExtraArgs):
@@ -175,7 +176,8 @@ def weigh(
 
   A task whose loss or gradient is NaN or infinite is left out like an absent one: it spoils
   neither the other tasks' weights nor the state. Its own row still shows in the direction, where
-  0 · NaN is NaN, and in the train step's metric 'finite'.
+  0 · NaN is NaN, and in the train step's metric 'finite'. As squares of norms are float32, a norm
+  above 1e19 counts as infinite, and one below 1e-22 as zero.
 
   Returns:
     weights `[T]` float32, 0 for tasks left out, and the new state.
@@ -192,6 +194,11 @@ def weigh(
     state, present=usable, losses=losses, gramian=gramian, **extra_args
   )
   return jnp.where(usable, weights.astype(jnp.float32), 0.0), state
+
+
+dot = functools.partial(jax.lax.dot, precision=jax.lax.Precision.HIGHEST)
+"""`@` in full precision. Also, `@` asks for a result type, which a `vmap` from outside of a `jit`
+around `exactly` would make float32; this does not."""
 
 
 def exactly(function: Callable) -> Callable:
@@ -260,7 +267,10 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
 
   def update(state, *, present, losses=None, gramian=None, **extra_args):
     total, states = None, []
+    stacked = extra_args.pop('stacked', None)
     for weighting, link_state in zip(weightings, state, strict=True):
+      if stacked is not None:
+        extra_args['stacked'] = stacked if total is None else scale_rows(total, stacked)
       weights, link_state = weighting.update(
         link_state, losses=losses, gramian=gramian, present=present, **extra_args
       )

@@ -4,19 +4,19 @@ All of them work on the correlation matrix, so no result depends on how the rows
 every loop has a cap.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
+
+from mtl_jax.optim import _base
 
 # Eigenvalues: far below what float32 rounding does to a correlation matrix (1e-7), far above
 # float64's own rounding.
 _FLOOR = 1e-12
 _ROUNDING = 1e-14
 _MOST_ROUNDS = 100
+_MOST_NEWTON_STEPS = 2000  # FairGrad with a large α on badly scaled rows takes hundreds
 
-# Unlike `@` it asks for no result type, which a `vmap` outside of `exactly` would make float32.
-dot = functools.partial(jax.lax.dot, precision=jax.lax.Precision.HIGHEST)
+dot = _base.dot
 
 
 def correlations(gramian: jax.Array, floor: float = _FLOOR) -> tuple[jax.Array, jax.Array]:
@@ -190,7 +190,7 @@ def power_fixed_point(gramian: jax.Array, power: jax.Array) -> jax.Array:
     return rounds + 1, largest < 1e-7, z * jnp.maximum(1 + length * change, 1e-3)
 
   def unfinished(state):
-    return ~state[1] & (state[0] < _MOST_ROUNDS)
+    return ~state[1] & (state[0] < _MOST_NEWTON_STEPS)
 
   ray = (jnp.sum(gains) / jnp.sum(matrix)) ** (1 / (1 + power))
   state = jnp.zeros((), jnp.int32), jnp.zeros((), bool), jnp.full_like(unit, ray)

@@ -84,11 +84,12 @@ def auto_lambda(
   def update(state, params, loss_fn, validation_fn, present):
     tasks = present.shape[0]
     _, weighted = _bilevel.pull_back(loss_fn, params, 'auto_lambda', tasks)
-    counts = jnp.ones(tasks) if primary is None else jnp.asarray(primary, jnp.float32)
+    counts = jnp.ones(tasks, jnp.float32) if primary is None else jnp.asarray(primary, jnp.float32)
 
     def validation(weights):
       ahead = _bilevel.step_along(params, weighted(weights), virtual_learning_rate)
-      return jnp.sum(counts * validation_fn(ahead).astype(jnp.float32))
+      losses = validation_fn(ahead).astype(jnp.float32)
+      return jnp.sum(jnp.where(counts != 0, counts * losses, 0.0))
 
     slope = jax.grad(validation)(jnp.where(present, state.weights, 0.0))
     usable = present & jnp.isfinite(slope)

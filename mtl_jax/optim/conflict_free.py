@@ -18,11 +18,12 @@ def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balan
 
   U⁺p = UᵀC⁺p with C = UUᵀ = G/(n nᵀ) and n = √diag G, so that the Gramian is enough: with
   q = C⁺p, w = (q/n)·(nᵀCq)/(qᵀCq). C⁺ counts eigenvalues up to T·ε·λmax as 0, with ε of float32;
-  where C is singular and p not in its range, the cosines are least squares. **Nearly parallel
-  rows** (angles about 1e-3) have eigenvalues at that tolerance, and what tells them apart is lost
-  in a float32 Gramian: with equal p the direction is then good to about 1e-2, though its cosines
-  are equal to 1e-6. Of rows that nearly cancel, a direction k times shorter than they are is good
-  to about kε.
+  where C is singular and p not in its range, the cosines are least squares. The direction is good
+  to about ε·λmax/λmin of the eigenvalues that count: 1e-7 as a rule, 4e-5 for 11 random rows of 10
+  numbers. **Nearly parallel rows** (angles about 1e-3) have eigenvalues at the tolerance, and what
+  tells them apart is lost in a float32 Gramian: with equal p errors of 1e-2, though the cosines
+  stay equal to 1e-6. Of rows that nearly cancel, a direction k times shorter than they are is good
+  to kε.
 
   Absent tasks and zero gradients take no part. Where U⁺p = 0 (opposite gradients, say) no
   direction is better than another, and the weights are 0.

@@ -82,7 +82,8 @@ def db_mtl(
       return jnp.where(_rows.column(usable, leaf), moved, old)
 
     average = jax.tree.map(move, state.average, updates)
-    norms = jnp.where(usable, gradients.norms(average), 0.0)
+    norms = gradients.norms(average)
+    norms = jnp.where(usable & jnp.isfinite(norms), norms, 0.0)
     weights = jnp.where(norms > 0, jnp.max(norms) / jnp.where(norms > 0, norms, 1.0), 0.0)
     direction = _rows.cast(gradients.combine(weights, average), updates)
     return direction, DBMTLState(average, steps)

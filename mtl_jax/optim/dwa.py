@@ -78,13 +78,12 @@ def dwa(
 
   def init(tasks):
     tasks = _base.known_tasks(tasks, num_tasks, 'dwa')
-    unknown = jnp.full(tasks, jnp.nan, jnp.float32)
     return DWAState(
       jnp.zeros(tasks, jnp.float32),
       jnp.zeros(tasks, jnp.int32),
       jnp.zeros((), jnp.int32),
-      unknown,
-      unknown,
+      jnp.full(tasks, jnp.nan, jnp.float32),
+      jnp.full(tasks, jnp.nan, jnp.float32),
     )
 
   def update(state, *, present, losses=None, **extra_args):

@@ -119,11 +119,12 @@ def forum(
     scale = 1.0 / jnp.where(counts, norms, 1.0) if normalize else jnp.ones_like(norms)
 
     def unit(leaf):
-      return jnp.where(_rows.column(counts, leaf), leaf * _rows.column(scale, leaf), 0.0)
+      scaled = leaf.astype(jnp.float32) * _rows.column(scale, leaf)
+      return jnp.where(_rows.column(counts, leaf), scaled, 0.0)
 
     rows = jax.tree.map(unit, rows)
     cross = _rows.add(jax.tree.leaves(jax.tree.map(_inner, rows, slope)))
-    square = _rows.add(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(slope))
+    square = jnp.sum(gradients.norms(jax.tree.map(lambda leaf: leaf[None], slope)) ** 2)
     square = square + jnp.sum(logit_slope**2)
     usable = jnp.isfinite(square) & (square > 0)
     square, cross = jnp.where(usable, square, 0.0), jnp.where(usable, cross, 0.0)
@@ -136,7 +137,9 @@ def forum(
     pull = jnp.where(usable, rho - cross / jnp.where(usable, square, 1.0), 0.0)
     force = jnp.maximum(jnp.sum(shares * pull), 0.0)
     direction = jax.tree.map(
-      lambda d, leaf: d + (force * leaf).astype(d.dtype), gradients.combine(shares, rows), slope
+      lambda d, leaf: (d + force * leaf.astype(jnp.float32)).astype(leaf.dtype),
+      gradients.combine(shares, rows),
+      slope,
     )
     logits, opt_state = _bilevel.learn(
       tx, force * logit_slope, state.opt_state, state.logits, present & usable
@@ -158,8 +161,8 @@ def forum(
 
 def _inner(leaf: jax.Array, vector: jax.Array) -> jax.Array:
   """The inner products `[T]` of the rows with a vector."""
-  rows, flat = leaf.reshape(leaf.shape[0], -1), vector.reshape(-1)
-  return jnp.dot(rows, flat, precision=jax.lax.Precision.HIGHEST).astype(jnp.float32)
+  rows, flat = leaf.reshape(leaf.shape[0], -1), vector.astype(jnp.float32).reshape(-1)
+  return jnp.dot(rows, flat, precision=jax.lax.Precision.HIGHEST)
 
 
 @_base.exactly

@@ -62,9 +62,9 @@ def graddrop(seed: int = 0, *, leak: Sequence[float] | None = None) -> _base.Bal
       state = GradDropState(next_key)
 
     def drop(leaf, leaf_key):
-      rows = _rows.rows(leaf, jnp.zeros(()), present)
+      rows = _rows.rows(leaf, jnp.zeros((), jnp.float32), present)
       up, down = (_rows.add(clip(row, 0.0) for row in rows) for clip in (jnp.maximum, jnp.minimum))
-      draw = jax.random.uniform(leaf_key, leaf.shape[1:])
+      draw = jax.random.uniform(leaf_key, leaf.shape[1:], jnp.float32)
       positive = draw * (up - down) < up
       if leaks is None:
         return jnp.where(positive, up, down).astype(leaf.dtype)

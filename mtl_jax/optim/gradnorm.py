@@ -71,6 +71,10 @@ def gradnorm(
     ['0.975', '1.025']
   """
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
+  try:
+    pattern = re.compile(parameters)
+  except re.error as e:
+    raise ValueError(f'gradnorm: parameters={parameters!r}: {e}') from None
 
   def init(tasks):
     tasks = _base.known_tasks(tasks, num_tasks, 'gradnorm')
@@ -83,7 +87,7 @@ def gradnorm(
     losses = _base.require_losses(losses, 'gradnorm', weights.shape[0])
     norms = jnp.sqrt(jnp.diagonal(gramian))
     if parameters:
-      norms = jnp.where(present, _norms_of(stacked, parameters), 0.0)
+      norms = jnp.where(present, _norms_of(stacked, pattern), 0.0)
     usable = present & jnp.isfinite(losses) & jnp.isfinite(norms)
     here = usable.astype(jnp.float32)
     losses, norms = jnp.where(usable, losses, 0.0), jnp.where(usable, norms, 0.0)
@@ -110,8 +114,8 @@ def _norms_of(stacked, pattern):
   if stacked is None:
     raise ValueError("gradnorm(parameters=...) needs the stacked gradients: jacobian='stacked'.")
   leaves = jax.tree_util.tree_leaves_with_path(stacked)
-  chosen = [leaf for path, leaf in leaves if re.match(pattern, sharding.path_of(path))]
+  chosen = [leaf for path, leaf in leaves if pattern.match(sharding.path_of(path))]
   if not chosen:
     paths = ', '.join(sharding.path_of(path) for path, _ in leaves)
-    raise ValueError(f'gradnorm: no parameter matches {pattern!r}; there are {paths}.')
+    raise ValueError(f'gradnorm: no parameter matches {pattern.pattern!r}; there are {paths}.')
   return gradients.norms(chosen)

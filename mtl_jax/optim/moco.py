@@ -103,7 +103,8 @@ def moco(
 
     tracked = jax.tree.map(track, state.tracked, updates)
     here = usable[:, None] & usable[None, :]
-    gram = jnp.where(here, gradients.gramian(tracked), 0.0)
+    gram = gradients.gramian(tracked)
+    gram = jnp.where(here & jnp.isfinite(gram), gram, 0.0)  # beyond float32: λ stays
     weights, mass = _rows.shares(state.weights, usable)
     slope = jnp.dot(gram, weights, precision=jax.lax.Precision.HIGHEST) + rho * weights
     moved = weights - gamma * age**-gamma_sigma * slope

@@ -15,13 +15,13 @@ def nash_mtl(
   task's loss changes nothing. w is the minimum of the convex ½wᵀGw − Σ log wᵢ, found by Newton's
   method to float64 accuracy; the published code stops a sequence of linearized problems earlier.
   Always ‖d‖² = Σ wᵢ (Gw)ᵢ = T, before the clip to `max_norm`: with the default, d has norm 1
-  whatever the gradients, for one task too (d = g/‖g‖).
+  whatever the gradients, for one task too (d = g/‖g‖). ‖d‖ is computed from the float32 G.
 
   Absent tasks have no part; a zero gradient cannot gain and is left out (w = 0). For dependent
   gradients d is unique still. Where no direction moves all tasks down, there is no solution: w is
   large and finite, and d is 0 but for rounding, some hundredths of `max_norm` at most. Where
-  gradients nearly cancel, the length of d without clip is sensitive to their float32 rounding: by
-  10⁻⁷/r², with r the length of the shortest vector in the hull of the unit gradients.
+  gradients nearly cancel, the length of d, clipped or not, is sensitive to their float32 rounding:
+  by 10⁻⁷/r², with r the length of the shortest vector in the hull of the unit gradients.
 
   Args:
     num_tasks: T. Needed in an optax chain where update_every > 1; the train step fills it in.
@@ -31,7 +31,7 @@ def nash_mtl(
 
   Returns:
     a balancer that needs the Gramian; its state is empty, or an `EveryKState` where
-    update_every > 1.
+    update_every > 1. Under `optax.inject_hyperparams`, update_every is one of `static_args`.
 
   Raises:
     ValueError: max_norm < 0; update_every < 1; in a chain without num_tasks where it is needed.

@@ -55,24 +55,29 @@ def pcgrad(seed: int = 0, *, order: str = 'random', reduction: str = 'sum') -> _
       key, next_key = jax.random.split(state.key)
       state = PCGradState(next_key)
     orders = visiting_orders(key, tasks, order)
-    squares = jnp.diagonal(gramian)
-
-    def project(task, others):
-      def step(coefficients, other):
-        inner = jnp.dot(gramian[other], coefficients, precision=jax.lax.Precision.HIGHEST)
-        conflict = (inner < 0) & (other != task) & (squares[other] > 0)
-        part = inner / jnp.where(squares[other] > 0, squares[other], 1.0)
-        return coefficients.at[other].add(jnp.where(conflict, -part, 0.0)), None
-
-      start = jax.nn.one_hot(task, tasks, dtype=gramian.dtype)
-      return jax.lax.scan(step, start, others)[0]
-
-    coefficients = jax.vmap(project)(jnp.arange(tasks), orders)
-    return over_tasks(coefficients, present, reduction), state
+    return over_tasks(_project(gramian, orders), present, reduction), state
 
   return _base.balancer(
     _base.Weighting(lambda num_tasks: PCGradState(jax.random.key(seed)), update, 'gramian')
   )
+
+
+@jax.jit  # traced once for all groups of parameters
+def _project(gramian: jax.Array, orders: jax.Array) -> jax.Array:
+  """Coefficients `[T, T]`, those of task i's projected gradient in row i."""
+  squares = jnp.diagonal(gramian)
+
+  def project(task, others):
+    def step(coefficients, other):
+      inner = jnp.dot(gramian[other], coefficients, precision=jax.lax.Precision.HIGHEST)
+      conflict = (inner < 0) & (other != task) & (squares[other] > 0)
+      part = inner / jnp.where(squares[other] > 0, squares[other], 1.0)
+      return coefficients.at[other].add(jnp.where(conflict, -part, 0.0)), None
+
+    start = jax.nn.one_hot(task, len(gramian), dtype=gramian.dtype)
+    return jax.lax.scan(step, start, others)[0]
+
+  return jax.vmap(project)(jnp.arange(len(gramian)), orders)
 
 
 def check_options(method: str, order: str, reduction: str) -> None:

@@ -53,7 +53,7 @@ def trimmed_mean(trim: int = 1) -> _base.Balancer:
       infinity = jnp.asarray(jnp.inf, jnp.float32)
       high = _nth(_rows.rows(leaf, -infinity, present), most, dropped, jnp.maximum, jnp.minimum)
       low = _nth(_rows.rows(leaf, infinity, present), most, dropped, jnp.minimum, jnp.maximum)
-      rows = _rows.rows(leaf, jnp.zeros(()), present)
+      rows = _rows.rows(leaf, jnp.zeros((), jnp.float32), present)
       clipped = (
         jnp.where(p, jnp.clip(r, low, high), 0.0) for p, r in zip(present, rows, strict=True)
       )

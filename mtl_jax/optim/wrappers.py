@@ -81,7 +81,10 @@ def by_group(tx: _base.Balancer, groups: str | Sequence[str] = 'matrix') -> _bas
     raise ValueError(f'by_group: groups must be regular expressions or {GROUPS}, not {groups!r}.')
   if groups == 'whole':
     return tx
-  patterns = None if isinstance(groups, str) else [re.compile(pattern) for pattern in groups]
+  try:
+    patterns = None if isinstance(groups, str) else [re.compile(pattern) for pattern in groups]
+  except re.error as e:
+    raise ValueError(f'by_group: {e.pattern!r} is no regular expression: {e}') from None
 
   def group_of(path) -> str:
     name = sharding.path_of(path)
@@ -100,7 +103,16 @@ def by_group(tx: _base.Balancer, groups: str | Sequence[str] = 'matrix') -> _bas
     for pattern in patterns or ():
       if pattern.pattern not in parts:
         raise ValueError(f'by_group: no parameter matches {pattern.pattern!r}.')
-    return {name: init_one(part) for name, part in parts.items()}
+
+    def own_key(leaf, index):  # the groups draw apart
+      if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+        return leaf
+      return jax.random.fold_in(leaf, index)
+
+    return {
+      name: jax.tree.map(lambda leaf, i=index: own_key(leaf, i), init_one(part))
+      for index, (name, part) in enumerate(parts.items())
+    }
 
   def init(params):
     return init_each(params, tx.init)
@@ -182,14 +194,15 @@ def every_k(tx: _base.Balancer, k: int, num_tasks: int | None = None) -> _base.B
     )
     return weights, EveryKState(weights, (state.age + 1) % k, inner_state)
 
-  weighting = inner._replace(
-    init=init, update=update, held=lambda state: (state.age == 0, state.weights)
-  )
+  def held(state):
+    return state.age == 0, state.weights, state._replace(age=(state.age + 1) % k)
+
+  weighting = inner._replace(init=init, update=update, held=held)
   return _base.balancer(weighting, num_tasks)
 
 
 class WarmupState(NamedTuple):
-  """State of `with_warmup`: steps taken, up to the warm-up's length, and the method's state."""
+  """State of `with_warmup`: steps taken, up to one after the warm-up, and the method's state."""
 
   step: jax.Array
   inner: Any
@@ -227,7 +240,7 @@ def with_warmup(tx: _base.Balancer, steps: int) -> _base.Balancer:
     inner_state = jax.tree.map(
       lambda new, old: jax.lax.select_n(begun, old, new), inner_state, state.inner
     )
-    return WarmupState(jnp.minimum(state.step + 1, steps), inner_state)
+    return WarmupState(jnp.minimum(state.step + 1, steps + 1), inner_state)
 
   def mean(present):
     here = present.astype(jnp.float32)
@@ -244,15 +257,21 @@ def with_warmup(tx: _base.Balancer, steps: int) -> _base.Balancer:
     def follow(state, **seen):
       assert inner.follow is not None
       followed = inner.follow(state.inner, **seen)
-      begun = state.step >= steps
+      begun = state.step > steps  # the step that is being followed was counted already
       kept = jax.tree.map(lambda new, old: jax.lax.select_n(begun, old, new), followed, state.inner)
       return state._replace(inner=kept)
+
+    def held(state):
+      assert inner.held is not None
+      due, weights, inner_state = inner.held(state.inner)
+      begun = state.step >= steps
+      return due | ~begun, weights, counted(state, begun, inner_state)
 
     weighting = inner._replace(
       init=lambda tasks: WarmupState(jnp.zeros((), jnp.int32), inner.init(tasks)),
       update=update,
       follow=follow if inner.follow else None,
-      held=None,
+      held=held if inner.held else None,
     )
     made = _base.balancer(weighting)
     return _base.Balancer(

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from mtl_jax import gradients, optim
+from mtl_jax.optim import _base
 from tests.optim.contract_test import LOSSES, PARAMS, T, close, stacked
 
 
@@ -92,7 +93,7 @@ def test_warmup_is_the_mean_then_the_method_from_its_start(name):
     else:
       expected, late = inner.update(stacked(seed), late, PARAMS)
       close(direction, expected)
-  assert int(state.step) == 2
+  assert int(state.step) == 3
 
 
 def test_ema_weights_and_gramian_are_running_averages():
@@ -162,6 +163,34 @@ def test_wrappers_nest_and_keep_the_second_forward():
   np.testing.assert_allclose(weights, 1 / T, rtol=1e-6)
   seen = {'losses': LOSSES, 'new_losses': 0.5 * LOSSES, 'present': jnp.ones(T, bool)}
   assert jax.tree.structure(tx.weighting.follow(state, **seen)) == jax.tree.structure(state)
+
+
+def test_warmup_keeps_a_second_forward_out_until_it_is_over():
+  tx = optim.with_warmup(optim.famo(num_tasks=T), 2)
+  state, known = tx.weighting.init(T), {'present': jnp.ones(T, bool)}
+  for step in range(3):
+    _, state = tx.weighting.update(state, losses=LOSSES, **known)
+    seen = {'losses': LOSSES, 'new_losses': LOSSES * jnp.array([0.5, 1.0, 1.0]), **known}
+    state = tx.weighting.follow(state, **seen)
+    assert bool(state.inner.logits.any()) == (step == 2)
+
+
+def test_groups_draw_apart_in_a_chain():
+  same = {'a': stacked()['w'], 'b': stacked()['w']}
+  tx = optim.by_group(optim.graddrop(), 'matrix')
+  direction, _ = tx.update(same, tx.init({'a': PARAMS['w'], 'b': PARAMS['w']}))
+  assert not np.allclose(direction['a'], direction['b'])
+
+
+def test_compose_scales_what_gradnorm_reads_of_named_parameters():
+  links = [optim.normalize_task_gradients(), optim.gradnorm(num_tasks=T, parameters='b')]
+  composed, chained = optim.compose(*links, optim.sum_tasks()), optax.chain(*links)
+  state, chain_state = composed.init(PARAMS), chained.init(PARAMS)
+  for seed in range(3):
+    grads = _base.scale_rows(jnp.array([1.0, 10.0, 100.0]), stacked(seed))
+    _, state = composed.update(grads, state, losses=LOSSES)
+    _, chain_state = chained.update(grads, chain_state, losses=LOSSES)
+  np.testing.assert_allclose(state[1].weights, chain_state[1].weights, rtol=1e-5)
 
 
 @pytest.mark.parametrize('wrap', [optim.ema_weights, optim.ema_gramian, optim.clip_conflict])
