@@ -28,6 +28,7 @@ from mtl_jax.optim.moco import MoCoState, moco
 from mtl_jax.optim.moml import MOMLState, moml
 from mtl_jax.optim.nash import fairgrad, nash_mtl
 from mtl_jax.optim.normalize import normalize_task_gradients
+from mtl_jax.optim.over_time import cr_mogm, ema_gramian, ema_weights, every_k, with_warmup
 from mtl_jax.optim.pcgrad import PCGradState, pcgrad
 from mtl_jax.optim.projection import dualproj, upgrad
 from mtl_jax.optim.rlw import RLWState, rlw
@@ -35,17 +36,7 @@ from mtl_jax.optim.scalarization import chebyshev, cosmos, pbi, stch
 from mtl_jax.optim.sdmgrad import MoDoState, SDMGradState, modo, sdmgrad
 from mtl_jax.optim.trimmed_mean import trimmed_mean
 from mtl_jax.optim.uncertainty import UncertaintyState, uncertainty
-from mtl_jax.optim.wrappers import (
-  GROUPS,
-  by_group,
-  clip_conflict,
-  cr_mogm,
-  ema_gramian,
-  ema_weights,
-  every_k,
-  on_shared,
-  with_warmup,
-)
+from mtl_jax.optim.wrappers import GROUPS, by_group, clip_conflict, on_shared
 
 METHODS: dict[str, Callable[..., Balancer | Normalizer]] = {
   'sum_tasks': sum_tasks,

@@ -410,6 +410,13 @@ def preferences(
   return here / jnp.where(total > 0, total, 1.0)
 
 
+def weighting_of(tx: Any, wrapper: str) -> Weighting:
+  """The weighting of a balancer; ValueError, in the name of a wrapper, where it has none."""
+  if not isinstance(tx, Balancer) or tx.weighting is None:
+    raise ValueError(f'{wrapper} takes a balancer with weights, such as pcgrad() or mgda().')
+  return tx.weighting
+
+
 def _weigh(weighting, updates, state, extra_args):
   tasks = num_rows(updates, extra_args.get('losses'))
   given = {'stacked': updates} | extra_args

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _solvers, wrappers
+from mtl_jax.optim import _base, _solvers, over_time
 
 
 def nash_mtl(
@@ -55,7 +55,7 @@ def nash_mtl(
     return _bargain(gramian, jnp.asarray(max_norm, jnp.float32)), state
 
   made = _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))
-  return wrappers.every_k(made, update_every, num_tasks)
+  return over_time.every_k(made, update_every, num_tasks)
 
 
 def fairgrad(alpha: float | jax.Array = 1.0) -> _base.Balancer:
