@@ -15,7 +15,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mtl_jax import checkpoint, errors
+from mtl_jax import checkpoint, errors, optim
 
 
 def _state(seed=0):
@@ -54,6 +54,31 @@ def test_restores_every_bit(tmp_path):
   assert _bits(restored) == _bits(state)
   assert restored_extra == extra
   assert jax.random.bits(restored['key']) == jax.random.bits(state['key'])
+
+
+def test_restores_the_state_of_every_balancing_method(tmp_path):
+  """All of them in one tree, after an update on random gradients."""
+  params, grads = {'w': jnp.zeros(3)}, {'w': jax.random.normal(jax.random.key(0), (4, 3))}
+  known = {'losses': jnp.arange(1.0, 5.0), 'present': jnp.ones(4, bool)}
+  states = {}
+  for name in optim.METHODS:
+    method = optim.get(name)
+    state = method.init_tasks(params, 4)
+    if method.needs != 'functions':
+      _, state = method.update(grads, state, params, **known)
+    states[name] = state
+  for name, wrapped in {
+    'every_k': optim.every_k(optim.mgda(), 2),
+    'warm-up, smoothed': optim.with_warmup(optim.ema_weights(optim.pcgrad()), 2),
+    'by group': optim.by_group(optim.gradvac(), 'matrix'),
+  }.items():
+    states[name] = wrapped.init_tasks(params, 4)
+  with checkpoint.Checkpoints(tmp_path / 'c') as checkpoints:
+    checkpoints.save(1, states, {})
+  with checkpoint.Checkpoints(tmp_path / 'c') as checkpoints:
+    restored, _ = checkpoints.restore(jax.eval_shape(lambda: states))
+  assert jax.tree.structure(restored) == jax.tree.structure(states)
+  assert _bits(restored) == _bits(states)
 
 
 def test_keeps_the_best_and_the_last(tmp_path):
@@ -136,7 +161,7 @@ def test_a_step_is_not_saved_twice(tmp_path):
 _FULL_DISK = """
 import resource, sys
 import jax.numpy as jnp, numpy as np
-from mtl_jax import checkpoint, errors
+from mtl_jax import checkpoint, errors, optim
 noise = jnp.asarray(np.random.default_rng(0).random((300, 300), np.float32))
 checkpoints = checkpoint.Checkpoints(sys.argv[1])
 checkpoints.save(1, {'w': noise}, {'step': 1})

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import mtl_jax
-from mtl_jax import _direction, gradients, optim
+from mtl_jax import _direction, gradients, optim, sharding
 from tests import models
 
 
@@ -406,3 +406,27 @@ def test_options_that_cannot_be_followed():
     mtl_jax.make_train_step([lambda p, b: p], optim.pcgrad(), optax.sgd(0.1), at='representation')
   with pytest.raises(ValueError, match='independent batches'):
     mtl_jax.make_train_step(model, optim.modo(), optax.sgd(0.1), at='representation')
+
+
+@pytest.mark.parametrize(
+  ('name', 'options'),
+  [
+    ('mgda', {'at': 'representation'}),
+    ('mgda', {'jacobian': 'matrix_free'}),
+    ('graddrop', {'monitor': True}),
+    ('auto_lambda', {}),
+  ],
+)
+def test_every_way_is_the_same_on_a_mesh(name, options):
+  model, batch = models.model('mlp'), models.shared_batch('mlp')
+  expected, known = train(optim.get(name), batch, model, **options)
+  mesh = sharding.make_mesh(2, 4)
+  balance = optim.get(name)
+  state = mtl_jax.init_train_state(
+    model, balance, optax.sgd(0.1), jax.random.key(1), batch, mesh=mesh
+  )
+  step = mtl_jax.make_train_step(model, balance, optax.sgd(0.1), mesh=mesh, **options)
+  state, metrics = step(state, sharding.shard_batch(batch, mesh))
+  models.assert_trees_close(state.params, expected.params, 1e-4)
+  for key in set(known) - {'cosine'}:
+    np.testing.assert_allclose(metrics[key], known[key], rtol=1e-3, atol=1e-5)
