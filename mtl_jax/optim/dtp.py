@@ -37,7 +37,7 @@ def dtp(
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.
-    gamma: γ ≥ 0, how much easy tasks are held back.
+    gamma: γ ≥ 0, how much easy tasks are held back; this default and the next are ours.
     decay: of the running indicators, in [0, 1).
 
   Returns:

@@ -33,7 +33,7 @@ def uncertainty(
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.
-    learning_rate: of the Adam on s.
+    learning_rate: of the Adam on s; the default is ours.
     optimizer: of s, in place of Adam.
 
   Returns:
