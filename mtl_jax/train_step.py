@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mtl_jax import _direction, _jacobian, sharding
+from mtl_jax import _direction, _jacobian, _path, sharding
 
 Metrics = dict[str, jax.Array]
 
@@ -161,7 +161,7 @@ def make_train_step(
   direction = _direction.make(
     model,
     balance,
-    _direction.Options(
+    _path.Options(
       at, jacobian, tasks_at_once, unit_task_weights, monitor, devices, mesh is not None
     ),
   )
@@ -178,7 +178,7 @@ def make_train_step(
       )
       params = optax.apply_updates(state.params, updates)
     if follow is not None:
-      new_losses, _ = _direction.losses_of(model, params, batch, key)
+      new_losses, _ = _path.losses_of(model, params, batch, key)
       seen = present & jnp.isfinite(losses) & jnp.isfinite(new_losses)
       balance_state = follow(balance_state, losses=losses, new_losses=new_losses, present=seen)
     metrics |= {'loss': losses, 'present': present, 'update_norm': optax.tree.norm(updates)}
@@ -205,7 +205,7 @@ def make_eval_step(model: Any, *, jit: bool = True) -> Callable[[Any, Any], dict
   def evaluate(params, batch):
     if hasattr(model, 'evaluate'):
       return model.evaluate(params, batch)
-    return {'loss': _direction.losses_of(model, params, batch, None)[0]}
+    return {'loss': _path.losses_of(model, params, batch, None)[0]}
 
   return jax.jit(evaluate) if jit else evaluate
 
@@ -213,6 +213,6 @@ def make_eval_step(model: Any, *, jit: bool = True) -> Callable[[Any, Any], dict
 def _init_balance(balance, model, params, batch):
   split = _jacobian.is_split(params)
   owner = params['shared'] if split else params
-  tasks = _direction.tasks_in(model, params, batch)
+  tasks = _path.tasks_in(model, params, batch)
   whole = getattr(balance, 'needs', '') == 'functions'
   return _direction.init_balance(balance, params if whole else owner, tasks)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import mtl_jax
-from mtl_jax import _direction, gradients, optim, sharding
+from mtl_jax import _path, gradients, optim, sharding
 from tests import models
 
 
@@ -365,7 +365,7 @@ def test_the_choice_is_logged_once_with_its_memory(caplog, monkeypatch):
   assert "jacobian='stacked'" in record.message
   assert 'MiB for 3 gradients of tasks' in record.message
   caplog.clear()
-  monkeypatch.setattr(_direction, '_device_memory', lambda: 1000)
+  monkeypatch.setattr(_path, '_device_memory', lambda: 1000)
   with caplog.at_level(logging.INFO, logger='mtl_jax'):
     train(optim.pcgrad(), batch, model)
     train(optim.graddrop(), batch, model)

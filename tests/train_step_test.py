@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import mtl_jax
 from mtl_jax import gradients, optim, sharding
@@ -213,6 +214,39 @@ def test_a_hand_written_jax_function_trains():
     assert 0 <= float(state.params['w'][1]) <= 2
 
 
+def test_an_nnx_model_trains():
+  """`nnx.split` and `nnx.merge` around the functions: no half of it is ours."""
+
+  class Model(nnx.Module):
+    def __init__(self, rngs):
+      self.trunk = nnx.Linear(2, 8, rngs=rngs)
+      self.heads = nnx.List([nnx.Linear(8, 1, rngs=rngs) for _ in range(2)])
+
+    def __call__(self, x):
+      x = nnx.tanh(self.trunk(x))
+      return jnp.concatenate([head(x) for head in self.heads], -1)  # [B, T]
+
+  graph, values = nnx.split(Model(nnx.Rngs(0)))
+
+  def losses(params, batch, key):
+    del key
+    outputs = nnx.merge(graph, params)(batch['x'])
+    return jnp.mean((outputs - batch['y']) ** 2, axis=0)
+
+  x = jax.random.normal(jax.random.key(0), (32, 2))
+  batch = {'x': x, 'y': jnp.stack([x[:, 0] * x[:, 1], x[:, 0] - x[:, 1]], -1)}
+  balance, optimizer = optim.compose(optim.gradnorm(), optim.pcgrad()), optax.adam(0.03)
+  state = mtl_jax.init_train_state(
+    losses, balance, optimizer, jax.random.key(1), batch, params=values
+  )
+  step = mtl_jax.make_train_step(losses, balance, optimizer)
+  before = losses(state.params, batch, None)
+  for _ in range(100):
+    state, metrics = step(state, batch)
+  assert (metrics['loss'] < 0.2 * before).all()
+  assert nnx.merge(graph, state.params)(x).shape == (32, 2)
+
+
 def test_a_function_to_all_losses_trains():
   def losses(params, batch, key):
     del key
@@ -260,15 +294,17 @@ def test_the_gramian_of_split_gradients_gathers_nothing():
   np.testing.assert_allclose(program(placed), np.full((3, 3), 64 * 128), rtol=1e-6)
 
 
-def test_a_shared_half_without_parameters():
+@pytest.mark.parametrize('name', ['pcgrad', 'dwa', 'graddrop'])
+@pytest.mark.parametrize('jacobian', ['auto', 'sequential'])
+def test_a_shared_half_without_parameters(name, jacobian):
   functions = [lambda p, b, k: jnp.sum((p['tasks']['a'] - b) ** 2)] * 2
   params = {'shared': {}, 'tasks': {'a': jnp.ones(2)}}
-  state = mtl_jax.init_train_state(
-    functions, optim.pcgrad(), optax.sgd(0.1), jax.random.key(0), params=params
-  )
-  step = mtl_jax.make_train_step(functions, optim.pcgrad(), optax.sgd(0.1))
-  _, metrics = step(state, jnp.zeros(2))
+  balance, optimizer = optim.get(name), optax.sgd(0.1)
+  state = mtl_jax.init_train_state(functions, balance, optimizer, jax.random.key(0), params=params)
+  step = mtl_jax.make_train_step(functions, balance, optimizer, jacobian=jacobian, monitor=True)
+  state, metrics = step(state, jnp.zeros(2))
   assert not np.asarray(metrics['cosine']).any()
+  assert float(state.params['tasks']['a'][0]) < 1
 
 
 def test_init_needs_parameters_or_a_model():
