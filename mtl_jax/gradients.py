@@ -103,7 +103,7 @@ def gramian(stacked: Any, other: Any = None, *, sharded: bool | None = None) -> 
     right = left if same else right.reshape(right.shape[0], -1)
     width = _BLOCK * _BLOCKS_AT_ONCE
     iterations = left.shape[1] // width
-    if jax.default_backend() != 'cpu' or not iterations:
+    if jax.default_backend() != 'cpu' or iterations < 2:  # each loop takes a while to compile
       return total + _inner_products(left, right)
 
     def block(index: jax.Array) -> jax.Array:
