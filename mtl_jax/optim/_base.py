@@ -374,7 +374,7 @@ def step_present(
 
   Args:
     tx: the optimizer.
-    grads: `[T]`, finite.
+    grads: `[T]`, finite; a task with one whose square is not, beyond 1e19, counts as absent.
     opt_state: of `params`.
     params: `[T]`, one number a task.
     present: `[T]` bool.
@@ -382,6 +382,7 @@ def step_present(
   Returns:
     what to add to `params`, 0 for absent tasks, and the state, in which their entries are kept.
   """
+  present = present & jnp.isfinite(grads * grads)  # Adam would keep an infinity for good
   with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
     steps, new_state = tx.update(grads, opt_state, params)
 

@@ -25,8 +25,9 @@ def aligned_mtl(
   depends on the rows' scales, and 'min' and 'median' jump where an eigenvalue crosses the
   tolerance. In a float32 Gramian of **nearly parallel rows** (angles about 1e-3) eigenvalues lie
   there, and which are kept, hence the length of d, hangs on rounding; 'rmse' is hardly affected.
-  In general the part of d along the component of eigenvalue λ is known to ε·λmax/λ, which 'median'
-  and 'rmse' stretch where rows nearly cancel.
+  In general s is known to ε·λmax, and the part of d along the component of eigenvalue λ to
+  ε·λmax/λ, which 'median' and 'rmse' stretch where rows nearly cancel; gᵢ·d = √s (G^½ p)ᵢ holds to
+  1e-6 of λmax √(s/λmin)‖p‖, with λmin the smallest kept.
 
   Absent tasks and zero gradients take no part: p is renormalized over the tasks present.
 

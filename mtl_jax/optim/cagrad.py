@@ -25,7 +25,8 @@ def cagrad(
   Where g_w = 0 solves the problem, the formula says nothing, and d = 0: no direction moves all
   tasks down there, and one within the ball moves none up. float32 gradients tell ‖g_w‖ from 0 down
   to 10⁻³ of the gradients' length. Where the mean nearly cancels, their rounding leaves an error in
-  d of some 10⁻⁵ of that length, more with a large c. For a single task, present alone, the formula
+  d of some 10⁻⁵ of that length, more with a large c; no gᵢ·d falls short of the optimal minimum by
+  more than 10⁻⁶ ‖gᵢ‖ Σ |wⱼ|‖gⱼ‖, w the weights of d. For a single task, present alone, the formula
   gives (1 + c) g; as there is nothing to balance, d is the plain gradient g, whatever `rescale` is.
 
   Absent tasks have no part. A zero gradient has gᵢ·d = 0 whatever d is, so it is left out of the

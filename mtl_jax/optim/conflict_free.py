@@ -22,8 +22,8 @@ def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balan
   to about ε·λmax/λmin of the eigenvalues that count: 1e-7 as a rule, 4e-5 for 11 random rows of 10
   numbers. **Nearly parallel rows** (angles about 1e-3) have eigenvalues at the tolerance, and what
   tells them apart is lost in a float32 Gramian: with equal p errors of 1e-2, though the cosines
-  stay equal to 1e-6. Of rows that nearly cancel, a direction k times shorter than they are is good
-  to kε.
+  stay equal to some 1e-6. Of rows that nearly cancel, a direction k times shorter than they are is
+  good to kε. Whatever the rows, the equations hold to 1e-6 of Σ|wᵢ|‖gᵢ‖ (the length: and of Σ‖gᵢ‖).
 
   Absent tasks and zero gradients take no part. Where U⁺p = 0 (opposite gradients, say) no
   direction is better than another, and the weights are 0.

@@ -24,9 +24,9 @@ def graddrop(seed: int = 0, *, leak: Sequence[float] | None = None) -> _base.Bal
   coordinate where all signs agree loses nothing, and the expectation of d is the plain sum.
 
   The paper puts this on a layer's activations, with the gradients' signs times the inputs'; here it
-  acts on the gradients of the shared parameters. Coordinates are independent: one that is NaN in a
-  task is NaN in the direction, and no other is touched. A coordinate of zeros stays zero, and an
-  absent task adds nothing.
+  acts on the gradients of the shared parameters. Coordinates are independent: one that is NaN or
+  infinite in a task is so in the direction, and no other is touched. A coordinate of zeros stays
+  zero, and an absent task adds nothing.
 
   Args:
     seed: of the draws, in a chain; the train step draws from its own key.
@@ -65,7 +65,7 @@ def graddrop(seed: int = 0, *, leak: Sequence[float] | None = None) -> _base.Bal
       rows = _rows.rows(leaf, jnp.zeros((), jnp.float32), present)
       up, down = (_rows.add(clip(row, 0.0) for row in rows) for clip in (jnp.maximum, jnp.minimum))
       draw = jax.random.uniform(leaf_key, leaf.shape[1:], jnp.float32)
-      positive = draw * (up - down) < up
+      positive = (draw * (up - down) < up) | (up == jnp.inf)
       if leaks is None:
         return jnp.where(positive, up, down).astype(leaf.dtype)
       kept = (jnp.where(positive, jnp.maximum(row, 0.0), jnp.minimum(row, 0.0)) for row in rows)

@@ -23,7 +23,9 @@ def imtl_g() -> _base.Balancer:
   count: 1e-7 as a rule, 4e-5 for 11 random rows of 10 numbers. **Nearly parallel rows** (angles
   about 1e-3) have eigenvalues at the tolerance, and what tells them apart is lost in a float32
   Gramian: errors of 1e-2, and more for more rows than numbers, though the projections stay equal
-  to 1e-6. Of rows that nearly cancel, a direction k times shorter than they are is good to kε.
+  to some 1e-6. Of rows that nearly cancel, a direction k times shorter than they are is good to kε,
+  and so is one with Σ|w| = k, where Σv nearly cancels. Whatever the rows, the projections are equal
+  (with dependent rows: the equations of least squares hold) to 1e-6 of Σ|wᵢ|‖gᵢ‖.
 
   Returns:
     a balancer that needs the Gramian.

@@ -22,7 +22,8 @@ def mgda(*, normalization: str = 'none', apply_to: str = 'original') -> _base.Ba
   Absent tasks have no part. A task that is present with a zero gradient gets all the weight, as
   the hull then contains 0: d = 0. Where gradients are linearly dependent, d is unique and w is not.
   Where the gradients nearly cancel, rounding of float32 gradients leaves an error in d of some 10⁻⁶
-  of their length, not of the length of d.
+  of their length, not of the length of d; ‖Σ wᵢ gᵢ/sᵢ‖² is the minimum still, to 10⁻⁶ of itself or,
+  where that is 0, 10⁻¹² of (Σ wᵢ‖gᵢ/sᵢ‖)².
 
   Args:
     normalization: 'none', 'l2', 'loss' or 'loss+'.

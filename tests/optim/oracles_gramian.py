@@ -5,12 +5,84 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.optimize
 
+EPS = float(np.finfo(np.float32).eps)
+
 
 def imtl_g(jacobian: np.ndarray) -> np.ndarray:
   """v = G⁺n by pseudo-inverses of J, and Σ w = 1 (Quinton & Rey 2024)."""
   inverse = np.linalg.pinv(jacobian, rcond=1e-13)
   v = inverse.T @ (inverse @ np.linalg.norm(jacobian, axis=1))
   return v @ jacobian / v.sum()
+
+
+def units(jacobian: np.ndarray) -> np.ndarray:
+  """Rows of norm 1; those that are 0 left out."""
+  norms = np.linalg.norm(jacobian, axis=1)
+  return jacobian[norms > 0] / norms[norms > 0][:, None]
+
+
+def condition(jacobian: np.ndarray) -> float:
+  """λmax/λmin of the correlation matrix, over the eigenvalues above T·ε·λmax."""
+  values = np.linalg.svd(units(jacobian), compute_uv=False) ** 2
+  return values[0] / values[values > len(jacobian) * EPS * values[0]].min()
+
+
+def imtl_g_residual(jacobian: np.ndarray, w: np.ndarray) -> float:
+  """How far gᵢ·d/‖gᵢ‖ are from equal, relative to Σ |wᵢ|‖gᵢ‖.
+
+  With dependent gradients, Jd − s n ⊥ range J instead (least squares): Jd/n may differ from a
+  constant by N/n, where N spans the null space of Jᵀ.
+  """
+  norms = np.linalg.norm(jacobian, axis=1)
+  rows, norms, w = jacobian[norms > 0], norms[norms > 0], w[norms > 0]
+  left, singular, _ = np.linalg.svd(rows)
+  null = left[:, np.sum(singular > 1e-13 * singular[0]) :] / norms[:, None]
+  free = np.column_stack([np.ones(len(rows)), null / np.linalg.norm(null, axis=0)])
+  projections = rows / norms[:, None] @ (w @ rows)
+  rest = projections - free @ np.linalg.lstsq(free, projections, rcond=None)[0]
+  return np.max(np.abs(rest)) / (np.abs(w) @ norms)
+
+
+def config_residuals(jacobian: np.ndarray, w: np.ndarray) -> tuple[float, float]:
+  """Of Uᵀ(Ud − s p) = 0 for some s, p equal, and of ‖d‖ = Σ gᵢ·d/‖d‖.
+
+  The first relative to Σ |wᵢ|‖gᵢ‖, the second to Σ (1 + |wᵢ|)‖gᵢ‖: the terms of its two sides.
+  """
+  direction, unit = w @ jacobian, units(jacobian)
+  norms, length = np.linalg.norm(jacobian, axis=1), np.linalg.norm(direction)
+  image, target = unit.T @ (unit @ direction), unit.sum(0)
+  off = image - target * (image @ target) / (target @ target)
+  wrong = np.sum(jacobian @ direction) / length - length
+  return np.linalg.norm(off) / (np.abs(w) @ norms), np.abs(wrong) / ((1 + np.abs(w)) @ norms)
+
+
+def aligned_residual(jacobian: np.ndarray, w: np.ndarray, p: np.ndarray, scale_mode: str) -> float:
+  """Of gᵢ·d = √s (G^½ p)ᵢ for some s within 1e-6 λmax of the mode's, relative to λmax √(s/λmin)‖p‖.
+
+  That is what λmax‖w‖ can be. An eigenvalue within ε λmax of the tolerance may count or not.
+  """
+  left, singular, _ = np.linalg.svd(jacobian, full_matrices=False)
+  largest, found = singular[0] ** 2, []
+  least, most = (np.sum(singular**2 > (len(jacobian) + x) * EPS * largest) for x in (1, -1))
+  image, slack = jacobian @ (w @ jacobian), 1e-6 * largest
+  for rank in range(least, most + 1):
+    values = singular[:rank][::-1] ** 2
+    scale = scale_of(values, scale_mode)
+    target = left[:, :rank] * singular[:rank] @ (left[:, :rank].T @ p)
+    fitted = image @ target / (target @ target)
+    root = np.clip(fitted, np.sqrt(max(scale - slack, 0)), np.sqrt(scale + slack))
+    size = largest * np.sqrt(scale / values[0]) * np.linalg.norm(p)
+    found.append(np.linalg.norm(image - root * target) / size)
+  return min(found)
+
+
+def scale_of(values: np.ndarray, scale_mode: str) -> float:
+  """s, from the eigenvalues kept, in ascending order."""
+  return {
+    'min': values[0],
+    'median': values[(len(values) - 1) // 2],
+    'rmse': values.mean(),
+  }[scale_mode]
 
 
 def imtl_g_closed_form(jacobian: np.ndarray) -> np.ndarray:
@@ -24,14 +96,8 @@ def imtl_g_closed_form(jacobian: np.ndarray) -> np.ndarray:
 def aligned_mtl(jacobian: np.ndarray, p: np.ndarray, scale_mode: str) -> np.ndarray:
   """Senushkin et al. 2023 by the singular values of J: √s (XYᵀ)ᵀp over those kept."""
   left, singular, right = np.linalg.svd(jacobian, full_matrices=False)
-  tolerance = len(jacobian) * np.finfo(np.float32).eps
-  kept = singular**2 > tolerance * singular[0] ** 2
-  values = np.sort(singular[kept] ** 2)
-  scale = {
-    'min': values[0],
-    'median': values[(len(values) - 1) // 2],
-    'rmse': values.mean(),
-  }[scale_mode]
+  kept = singular**2 > len(jacobian) * EPS * singular[0] ** 2
+  scale = scale_of(np.sort(singular[kept] ** 2), scale_mode)
   return np.sqrt(scale) * ((p @ left[:, kept]) @ right[kept])
 
 

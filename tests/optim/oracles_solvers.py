@@ -99,6 +99,11 @@ def project(jacobian: np.ndarray, start: np.ndarray, reg_eps: float = 0.0) -> np
   return start + found / size
 
 
+def length_of_projection(jacobian: np.ndarray, v: np.ndarray, reg_eps: float) -> float:
+  """vᵀ(JJᵀ/tr + εI)v."""
+  return float(np.sum((v @ jacobian) ** 2) / np.sum(jacobian**2) + reg_eps * v @ v)
+
+
 def upgrad(jacobian, reg_eps=0.0, preference=None):
   tasks = len(jacobian)
   wanted = np.full(tasks, 1 / tasks) if preference is None else preference

@@ -2,6 +2,10 @@
 
 Columns of zeros and absent tasks fill all problems up to two shapes, so that each method compiles
 twice; every answer must be that of the small problem.
+
+Directions are held to 1e-5; objectives, at the float32 weights and evaluated in float64, to 1e-6 of
+the optimum. Where gradients cancel, what is left is known to the rounding of float32 weights, which
+is relative to Σ wᵢ‖gᵢ‖, the length of a direction whose terms do not cancel.
 """
 
 import functools
@@ -72,19 +76,117 @@ def direction(tx, rows):
   return result[:size]
 
 
+@functools.cache
+def exact_direction(name, tasks, size, kind):
+  return METHODS[name][1](jacobian(tasks, size, kind).astype(np.float64))
+
+
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('name', METHODS)
 def test_direction(name, kind):
   """To 1e-5; where gradients cancel to less than 2%, 3e-6 of the longest (MGDA: shortest) one."""
-  tx, oracle = METHODS[name]
+  tx, _ = METHODS[name]
   for tasks, size in problems():
     rows = jacobian(tasks, size, kind)
-    exact = oracle(rows.astype(np.float64))
+    exact = exact_direction(name, tasks, size, kind)
     norms = np.linalg.norm(rows, axis=1)
     natural, length = norms.min() if name == 'mgda' else norms.max(), np.linalg.norm(exact)
     bound = 1e-5 * length if length > 0.02 * natural else 3e-6 * natural
     error = np.linalg.norm(direction(tx, rows) - exact)
     assert error <= bound, (tasks, size, error / natural, length / natural)
+
+
+@functools.cache
+def weights_of(tx):
+  return jax.jit(lambda gram, here: tx.weighting.update((), present=here, gramian=gram)[0])
+
+
+@functools.cache
+def parts_of_upgrad(reg_eps):
+  """vᵢ in row i: a preference for task i alone leaves one projection of the sum."""
+
+  def part(preference, gram, here):
+    weighting = optim.upgrad(reg_eps, preference=preference).weighting
+    return weighting.update((), present=here, gramian=gram)[0]
+
+  every = jnp.eye(11, dtype=jnp.float32)
+  return jax.jit(lambda gram, here: jax.vmap(part, (0, None, None))(every, gram, here))
+
+
+def solved(solve, rows):
+  """Weights `[..., T]` in float64, of a problem filled up to 11 tasks."""
+  tasks = len(rows)
+  gram = np.zeros((11, 11), np.float32)
+  gram[:tasks, :tasks] = gradients.gramian(jnp.asarray(rows, jnp.float32))
+  found = np.asarray(solve(gram, jnp.arange(11) < tasks), np.float64)
+  return found[tuple(slice(tasks) for _ in found.shape)]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_mgda_objective(kind):
+  """‖Jᵀw‖² over the simplex: to 1e-6 of the minimum, also where that is small; 0 to 1e-12.
+
+  The 1e-12 are the square of 1e-6: of (Σ wᵢ‖gᵢ‖)², its value if the gradients were parallel.
+  """
+  for tasks, size in problems():
+    rows = jacobian(tasks, size, kind).astype(np.float64)
+    w = solved(weights_of(METHODS['mgda'][0]), rows)
+    assert np.min(w) >= 0
+    assert abs(np.sum(w) - 1) <= 1e-6
+    least = np.sum(exact_direction('mgda', tasks, size, kind) ** 2)
+    gap = np.sum((w @ rows) ** 2) - least
+    parallel = (w @ np.linalg.norm(rows, axis=1)) ** 2
+    assert abs(gap) <= 1e-6 * least + 1e-12 * parallel, (tasks, size, gap / max(least, 1e-300))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('reg_eps', [1e-4, 0.0])
+@pytest.mark.parametrize('name', ['upgrad', 'dualproj'])
+def test_projection_objective(name, reg_eps, kind):
+  """vᵀ(G/tr G + εI)v over v ≥ l: to 1e-6 of the minimum, also where that is small; 0 to 1e-9.
+
+  The 1e-9 are of (Σ lᵢ‖gᵢ‖)²/tr G + ε‖l‖², its value at the bounds if the gradients were parallel:
+  v is up to 40 times as large as l where 0 is the minimum, and its square counts.
+  """
+  for tasks, size in problems():
+    rows = jacobian(tasks, size, kind).astype(np.float64)
+    norms, epsilon = np.linalg.norm(rows, axis=1), float(np.float32(reg_eps))
+    if name == 'upgrad':
+      bounds, found = np.eye(tasks), solved(parts_of_upgrad(reg_eps), rows)
+    else:
+      tx, _ = METHODS['dualproj' if reg_eps else 'dualproj, exact']
+      bounds, found = np.full((1, tasks), 1 / tasks), solved(weights_of(tx), rows)[None]
+
+    for bound, v in zip(bounds, found, strict=True):
+      assert np.min(v - bound) >= -1e-7
+      least = oracles.length_of_projection(rows, oracles.project(rows, bound, epsilon), epsilon)
+      parallel = (bound @ norms) ** 2 / np.sum(norms**2) + epsilon * bound @ bound
+      gap = oracles.length_of_projection(rows, v, epsilon) - least
+      assert abs(gap) <= 1e-6 * least + 1e-9 * parallel, (tasks, size, gap / max(least, 1e-300))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_cagrad_objective(kind):
+  """minᵢ gᵢ·d over the ball: no task gains less than the optimum, but for 1e-6 ‖gᵢ‖ Σ wⱼ‖gⱼ‖.
+
+  That is what gᵢ·d would be if the gradients were parallel. In units of its own, as the least gain
+  is that of a short row, and a long one loses more than that by rounding. Where the optimum is
+  above 5% of it for the longest row, the least gain is the optimum to 1e-6 of itself.
+  """
+  relative = 0
+  for tasks, size in problems():
+    rows = jacobian(tasks, size, kind).astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1)
+    w = solved(weights_of(METHODS['cagrad'][0]), rows)
+    d, mean, parallel = w @ rows, rows.mean(0), np.abs(w) @ norms
+    assert np.linalg.norm(d - mean) <= 0.5 * np.linalg.norm(mean) + 1e-6 * parallel
+    gains = (rows @ d)[norms > 0]
+    best = np.min((rows @ exact_direction('cagrad', tasks, size, kind))[norms > 0])
+    assert np.max((best - gains) / norms[norms > 0]) <= 1e-6 * parallel, (tasks, size)
+    if abs(best) > 0.05 * np.max(norms) * parallel:
+      relative += 1
+      assert abs(np.min(gains) - best) <= 1e-6 * abs(best), (tasks, size)
+  assert relative >= 6 or kind in ('conflicting', 'scaled')
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -104,10 +206,7 @@ def test_fair_direction(name, kind):
     if left > 0.02:
       error = np.linalg.norm(direction(tx, jacobian(tasks, size, kind)) - exact @ rows)
       assert error <= 1e-5 * np.linalg.norm(exact @ rows), (tasks, size)
-    gram = np.zeros((11, 11), np.float32)
-    gram[: len(rows), : len(rows)] = gradients.gramian(jnp.asarray(rows, jnp.float32))
-    weights, _ = tx.weighting.update((), present=jnp.arange(11) < len(rows), gramian=gram)
-    found = np.asarray(weights, np.float64)[: len(rows)]
+    found = solved(weights_of(tx), rows)
     gap = oracles.unfairness(rows, found, alpha) - oracles.unfairness(rows, exact, alpha)
     assert abs(gap) <= 1e-6 * np.sum((exact @ rows) ** 2), (tasks, size, left)
 
