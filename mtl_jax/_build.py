@@ -1,6 +1,9 @@
 """Builds what a run trains from its resolved config: model, balance, optimizer, compiled steps."""
 
 import dataclasses
+import json
+import logging
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,11 +14,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mtl_jax import _direction, encoders, errors, heads, metrics, optim, sharding, train_step
 from mtl_jax import sharing as sharing_lib
-from mtl_jax.data import pipeline
+from mtl_jax.data import builders, pipeline, text
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.tasks import Task
 
 Run = Mapping[str, Any]
+_LOG = logging.getLogger(__name__)
+_OFFERED = ('embedding', 'dtype', 'max_length')  # to an encoder that has such a parameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,23 +118,85 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
 def build_model(run: Run, data: pipeline.Data) -> MultiTaskModel:
   """The encoder, the heads and how they share."""
   dtype = jnp.dtype(run['dtype'])
-  options = run['encoder']
-  embedding = encoders.Embedding(
-    vocab_size=data.vocab_size,
-    pieces_vocab_size=data.pieces_vocab_size,
-    dtype=dtype,
-    **options['embedding'],
-  )
-  kwargs = dict(options[options['name']])
-  if options['name'] == 'transformer':
-    kwargs['max_length'] = data.bucket_lengths[-1]
-    if kwargs['features'] % kwargs['heads']:
-      raise errors.ConfigError(
-        f'encoder.transformer: {kwargs["heads"]} heads do not divide {kwargs["features"]} features'
-      )
-  encoder = encoders.get(options['name'], embedding=embedding, dtype=dtype, **kwargs)
   tasks = [_task(name, run, data, dtype) for name in run['tasks']]
-  return sharing_lib.get(run['sharing']['name'])(encoder, tasks)
+  return _share(run, build_encoder(run, data), tasks)
+
+
+def _share(run: Run, encoder: Any, tasks: list[Task]) -> MultiTaskModel:
+  name = run['sharing']['name']
+  return sharing_lib.get(name)(encoder, tasks, **run['sharing'].get(name, {}))
+
+
+def check_sharing(run: Run) -> None:
+  """Raises ConfigError unless the tasks can share as they are told to."""
+  try:
+    _share(run, encoders.MLP(), [Task('task', None)])
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'sharing.{e}') from None
+
+
+def build_encoder(run: Run, data: pipeline.Data) -> Any:
+  """The encoder, a Flax module, over the embedding."""
+  name, offered = run['encoder']['name'], _offered(run, data)
+  if encoders.custom.is_dotted(name):
+    return encoders.custom.make(name, run['encoder']['custom'], offered)
+  return encoders.custom.make(encoders.TEXT[name], run['encoder'][name], offered)
+
+
+def _offered(run: Run, data: pipeline.Data) -> dict[str, Any]:
+  """What an encoder is given beside its options, where it has such a parameter."""
+  dtype, options = jnp.dtype(run['dtype']), dict(run['encoder']['embedding'])
+  path = options.pop('vectors')
+  if path:
+    options['vectors'] = _vectors(path, data.vocabularies.tokenizer, options['features'])
+  embedding = encoders.Embedding(
+    vocab_size=data.vocab_size, pieces_vocab_size=data.pieces_vocab_size, dtype=dtype, **options
+  )
+  return dict(zip(_OFFERED, (embedding, dtype, data.bucket_lengths[-1]), strict=True))
+
+
+def _vectors(path: str, tokenizer: text.Tokenizer, features: int) -> encoders.Vectors:
+  """Word vectors for the ids of a tokenizer; says how many of them have one."""
+  words = [''] * tokenizer.size
+  for word, index in tokenizer.backend.get_vocab().items():
+    words[index] = word
+  vectors = encoders.load_vectors(pathlib.Path(path).expanduser(), words, features)
+  known = int(vectors.known.sum())
+  _LOG.info(
+    '%s: vectors for %d of %d tokens (%.1f%%)', path, known, len(words), 100 * vectors.coverage
+  )
+  return vectors
+
+
+def check_encoder(run: Run) -> None:
+  """Raises ConfigError unless the encoder can be made of its options and serves the tasks."""
+  options = run['encoder']
+  name, embedding = options['name'], options['embedding']
+  vectors = embedding['vectors']
+  if vectors and not pathlib.Path(vectors).expanduser().is_file():
+    raise errors.ConfigError(f'encoder.embedding.vectors: no file {vectors!r}')
+  if embedding['freeze_vectors'] and not vectors:
+    raise errors.ConfigError('encoder.embedding.freeze_vectors: set encoder.embedding.vectors too')
+  if encoders.custom.is_dotted(name):
+    encoders.custom.check(name, options['custom'], dict.fromkeys(_OFFERED))
+    try:
+      json.dumps(options['custom'])
+    except TypeError as e:
+      raise errors.ConfigError(
+        f'encoder.custom: need numbers, texts, bools and tuples: {e}'
+      ) from None
+    return
+  try:
+    encoders.get(name, embedding=None, **options[name])
+  except ValueError as e:
+    raise errors.ConfigError(f'encoder.{name}: {e}') from None
+  tasks = builders.get(run['dataset']['name']).TASKS
+  tagging = [task for task in run['tasks'] if tasks[task].kind == 'tagging']
+  if name == 'cnn' and options['cnn']['pool'] and tagging:
+    raise errors.ConfigError(
+      f'encoder.cnn.pool: task {tagging[0]!r} labels every token: set it to False; tasks that '
+      "label whole examples can have pooling='max'"
+    )
 
 
 def _task(name: str, run: Run, data: pipeline.Data, dtype: Any) -> Task:
@@ -235,7 +302,17 @@ def build_optimizer(run: Run, schedule: optax.Schedule) -> optax.GradientTransfo
     links.append(add_l2(options['l2_shared'], own))
   if options['clip_norm']:
     links.append(optax.clip_by_global_norm(options['clip_norm']))
-  return optax.chain(*links, getattr(optax, name)(schedule, **kwargs))
+  links.append(getattr(optax, name)(schedule, **kwargs))
+  if run['encoder']['embedding']['freeze_vectors']:  # without a gradient, but not without decay
+    links.append(optax.masked(optax.set_to_zero(), _frozen))
+  return optax.chain(*links)
+
+
+def _frozen(params: Any) -> Any:
+  """True for the vectors that are not trained."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: encoders.FROZEN in sharding.path_of(path).split('/'), params
+  )
 
 
 def add_l2(shared: float, tasks: Mapping[str, float]) -> optax.GradientTransformation:

@@ -29,7 +29,7 @@ flags:
   --config=FILE.py[:ARGUMENT]  the file defines get_config([argument]); required
   --config.KEY=VALUE           changes a key of the config
   --workdir=DIR                where the runs are kept; required
-  --variants=A,B               trains these variants only
+  --variants=A,B               these variants only
   --help, --helpshort          this text, or the flags alone
 """
 
@@ -43,12 +43,13 @@ class Arguments:
   variants: tuple[str, ...]
 
 
-def parse(argv: Sequence[str], description: str) -> Arguments | None:
+def parse(argv: Sequence[str], description: str, *, needs_workdir: bool = True) -> Arguments | None:
   """Parses a command line.
 
   Args:
     argv: the program's name and its arguments.
     description: what `--help` tells.
+    needs_workdir: whether there is a flag --workdir, which is required then.
 
   Returns:
     the arguments; None if help was asked for, and printed.
@@ -56,12 +57,15 @@ def parse(argv: Sequence[str], description: str) -> Arguments | None:
   Raises:
     ConfigError: a flag or a key of the config does not exist, or a value does not fit.
   """
+  flags_help = ''.join(
+    line for line in _FLAGS_HELP.splitlines(True) if needs_workdir or '--workdir' not in line
+  )
   wanted = {arg.lstrip('-') for arg in argv[1:] if arg.startswith('-')} | {'h'} & set(argv[1:])
   if wanted & {'help', 'helpfull', 'h'}:
-    print(f'{description}\n{_FLAGS_HELP}')
+    print(f'{description}\n{flags_help}')
     return None
   if 'helpshort' in wanted:
-    print(_FLAGS_HELP)
+    print(flags_help)
     return None
   path, rest = _take_config(argv)
   config = load(path)
@@ -70,17 +74,19 @@ def parse(argv: Sequence[str], description: str) -> Arguments | None:
   for key in overrides:
     config_lib.check_path(config, key)
   values = flags.FlagValues()
-  flags.DEFINE_string('workdir', None, '', flag_values=values)
+  if needs_workdir:
+    flags.DEFINE_string('workdir', None, '', flag_values=values)
   flags.DEFINE_list('variants', [], '', flag_values=values)
   try:
     config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=rest)
     left = values(rest)[1:]
-    workdir = str(pathlib.Path(values['workdir'].value or '').expanduser())
+    given = values['workdir'].value if needs_workdir else '.'
+    workdir = str(pathlib.Path(given or '').expanduser())
   except (flags.Error, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as e:
     raise errors.ConfigError(f'{e}\nSee --help.') from None
   if left:
     raise errors.ConfigError(f'unexpected argument {left[0]!r}. See --help.')
-  if not values['workdir'].value:
+  if not given:
     raise errors.ConfigError('the flag --workdir=DIR is required. See --help.')
   variants = tuple(values['variants'].value or ())
   _check_shadowed(config, variants, overrides)

@@ -199,14 +199,16 @@ class _Stacked:
     )
     jacobian = _jacobian.jacobian(self._model, params, batch, key, stacked=True)
     rows = jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
-    direction, balance_state = self._transform.update(
-      rows,
-      balance_state,
-      shared,
-      losses=jacobian.losses,
-      present=jacobian.present,
-      key=_balance_key(key),
-    )
+    direction = rows
+    if jax.tree.leaves(shared):  # else there is nothing to balance
+      direction, balance_state = self._transform.update(
+        rows,
+        balance_state,
+        shared,
+        losses=jacobian.losses,
+        present=jacobian.present,
+        key=_balance_key(key),
+      )
     _check_direction(direction, shared)
     metrics = _watch.of_rows(rows, direction, jacobian, options)
     metrics |= _watch.weights_in(balance_state)

@@ -85,7 +85,8 @@ def jacobian(
     push: Jv will be asked for.
   """
   if has_two_halves(loss_fns):
-    regime = _shared_inputs if halves.has_shared_inputs(batch) else _own_inputs
+    once = halves.has_shared_inputs(batch) and not halves.encodes_by_task(loss_fns)
+    regime = _shared_inputs if once else _own_features
     return regime(loss_fns, params, batch, key, stacked, push)
   args = (batch,) if key is None else (batch, key)
   if stacked and not callable(loss_fns):
@@ -139,54 +140,65 @@ def _shared_inputs(model, params, batch, key, stacked, push):
   )
 
 
-def _own_inputs(model, params, batch, key, stacked, push):
+def _own_features(model, params, batch, key, stacked, push):
+  """Own inputs, or an encoder that works differently for each task: one backward for all."""
   names = model.task_names
   by_task = halves.examples(batch, names)
-  groups = halves.equal_shapes(by_task)
+  shared = params['shared']
   heads: dict[str, Any] = {}
   maps = []
-  for group in groups:
-    inputs, keys = halves.group_inputs(by_task, group, names, key)
-    encode = functools.partial(_encode_mapped, model, inputs, keys)
+  for group in halves.groups(model, params, batch, key):
     if stacked:
-      features, pull = _mapped_vjp(model.encode, params['shared'], inputs, keys)
+      features, pull = _mapped_vjp(model, shared, group)
       push_features = None
     else:
-      features, pull, push_features = _forward(encode, params['shared'], push)
-    by_name = {name: halves.take_row(features, row) for row, name in enumerate(group)}
-    part = {name: by_task[name] for name in group}
+      features, pull, push_features = _forward(
+        lambda both, group=group: halves.encode_group(model, both[0], both[1], group),
+        (shared, group.own),
+        push,
+      )
+    by_name = {name: halves.take_row(features, row) for row, name in enumerate(group.names)}
+    part = {name: by_task[name] for name in group.names}
     heads |= _head_gradients(model, params, part, by_name, key, names)
-    cotangents = halves.stack_trees([heads[name][2] for name in group])
-    places = [names.index(name) for name in group]
-    maps.append((group, places, cotangents, pull, push_features))
+    cotangents = halves.stack_trees([heads[name][2] for name in group.names])
+    pulled: Any = pull(cotangents) if stacked else None  # leaves [A, ...]
+    if jax.tree.leaves(group.own):
+      own = pulled[1] if stacked else pull(cotangents)[0][1]
+      for row, name in enumerate(group.names):
+        value, count, feature_grad, grad = heads[name]
+        added = jax.tree.map(jnp.add, grad['encoder'], halves.take_row(own, row))
+        heads[name] = (value, count, feature_grad, {**grad, 'encoder': added})
+    maps.append((group, cotangents, pull, pulled, push_features))
 
   def rows(at_once):
     del at_once
-    return _in_order(names, [(group, pull(cotangents)) for group, _, cotangents, pull, _ in maps])
+    return _in_order(names, [(group.names, pulled[0]) for group, _, _, pulled, _ in maps])
 
   def weighted(weights):
     total = None
-    for _, places, cotangents, pull, _ in maps:
-      weights_here = _take(weights, places)
+    for group, cotangents, pull, pulled, _ in maps:
+      weights_here = _take(weights, group.places)
       if stacked:
-        part = _weighted(weights_here, pull(cotangents))
+        part = _weighted(weights_here, pulled[0])
       else:
-        part = pull(_scaled(weights_here, cotangents))[0]
+        part = pull(_scaled(weights_here, cotangents))[0][0]
       total = part if total is None else jax.tree.map(jnp.add, total, part)
     return total
 
   def pushed(direction):
     total = jnp.zeros(len(names), jnp.float32)
-    for _, places, cotangents, _, push_features in maps:
+    for group, cotangents, _, _, push_features in maps:
       assert push_features is not None
+      tangents = push_features((direction, jax.tree.map(jnp.zeros_like, group.own)))
       total = total + _put(
-        _inner(len(places), cotangents, push_features(direction)), places, len(names)
+        _inner(len(group.places), cotangents, tangents), group.places, len(names)
       )
     return total
 
   norms: dict[int, jax.Array] = {}
-  for _, places, cotangents, _, _ in maps:
-    norms |= dict(zip(places, _inner(len(places), cotangents, cotangents), strict=True))
+  for group, cotangents, _, _, _ in maps:
+    squares = _inner(len(group.places), cotangents, cotangents)
+    norms |= dict(zip(group.places, squares, strict=True))
   losses, present, tasks = _assemble(params, names, heads)
   return Jacobian(
     losses,
@@ -369,12 +381,9 @@ def _forward(encode, shared, push):
   return features, jax.linear_transpose(linear, shared), linear
 
 
-def _encode_mapped(model, inputs, keys, shared):
-  return jax.vmap(lambda x, k: model.encode(shared, x, k))(inputs, keys)
-
-
-def _mapped_vjp(encode, shared, inputs, keys):
-  """`_forward` for A stacked inputs at once: features `[A, ...]`, rows `[A, ...]`.
+def _mapped_vjp(model, shared, group):
+  """`_forward` for the rows of a group at once: features `[A, ...]`, and their pull-back to
+  gradients `[A, ...]` of θ and of what of the tasks' own parameters takes part.
 
   The residuals of one task's forward hold the weights beside the activations. The weights are the
   same for every task, so they are kept out of the mapped outputs: no A copies of θ. (In bfloat16
@@ -383,14 +392,18 @@ def _mapped_vjp(encode, shared, inputs, keys):
   weights = {id(leaf): leaf for leaf in jax.tree.leaves(shared)}
   layout: dict[str, Any] = {}
 
-  def forward(args):
-    features, pull, _ = _forward(lambda p: encode(p, *args), shared, False)
+  def forward(inputs, key, index, own):
+    features, pull, _ = _forward(
+      lambda both: halves.encode_row(model, both[0], both[1], inputs, key, index),
+      (shared, own),
+      False,
+    )
     residuals, layout['structure'] = jax.tree.flatten(pull)
     layout['fixed'] = [weights.get(id(leaf)) for leaf in residuals]
     mapped = [r for r, w in zip(residuals, layout['fixed'], strict=True) if w is None]
     return features, mapped
 
-  features, mapped = jax.vmap(forward)((inputs, keys))
+  features, mapped = group.map(forward, group.own)
 
   def backward(args):
     residuals, cotangents = args

@@ -8,7 +8,7 @@ import numpy as np
 from mtl_jax import errors
 
 _BY_TASK = ('loss', 'weight', 'gradient_norm')
-_SCALARS = ('conflict', 'improved')
+_SCALARS = ('conflict', 'improved', 'penalty')
 
 
 class Window:

@@ -6,12 +6,13 @@ Building models, data and optimizers from a config is the work of `train`.
 import copy
 import json
 import math
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import config_dict
 
-from mtl_jax import _build, _direction, errors, heads, metrics, optim, sharing
+from mtl_jax import _build, _direction, encoders, errors, heads, metrics, optim, sharing
 from mtl_jax.data import builders, pipeline
 from mtl_jax.optim import _listing
 
@@ -19,7 +20,7 @@ Plain = dict[str, Any]  # a config as nested dicts of numbers, strings, bools an
 
 # `X.name` picks one of these; `X.<name>` holds its options. `balance.name` may join some with '+'.
 CHOICES: dict[str, tuple[str, ...]] = {
-  'encoder': ('bilstm', 'transformer'),
+  'encoder': tuple(encoders.TEXT),  # or 'package.module:Name'
   'sharing': tuple(sharing.SHARING),
   'balance': tuple(optim.METHODS),
   'optimizer': ('adamw', 'adam', 'sgd'),
@@ -48,11 +49,27 @@ def default() -> config_dict.ConfigDict:
 
   c.dataset = copy.deepcopy(dict(pipeline.DEFAULTS))
 
-  # The shared half.
+  # The shared half: one of these, or a module, class or function of your own by its name,
+  # 'package.module:Name'; `embedding`, `dtype` and `max_length` are given where it has such a
+  # parameter.
   c.encoder = {
     'name': 'transformer',
     # Of the tokens; the pieces of a word, where the data set has them, pass a small CNN.
-    'embedding': {'features': 128, 'pieces_embedding': 32, 'pieces_features': 64, 'dropout': 0.1},
+    'embedding': {
+      'features': 128,
+      'pieces_embedding': 32,
+      'pieces_features': 64,
+      'dropout': 0.1,
+      'vectors': '',  # a text file of GloVe or fastText, of width `features`; '': none
+      'freeze_vectors': False,  # do not train them
+    },
+    'cnn': {
+      'features': 100,  # of each width
+      'widths': (3, 4, 5),
+      'pool': True,  # False: a state a token, for tagging
+      'dropout': 0.5,
+    },
+    'lstm': {'features': 128, 'layers': 1, 'dropout': 0.1},
     'bilstm': {'features': 128, 'layers': 1, 'dropout': 0.1},
     'transformer': {
       'features': 128,
@@ -60,9 +77,17 @@ def default() -> config_dict.ConfigDict:
       'heads': 4,
       'mlp_features': 256,
       'dropout': 0.1,
+      'norm': 'pre',  # or 'post'
+      'position': 'learned',  # 'rotary', 'sinusoidal'
+      'remat': False,  # less memory, more time
     },
+    'custom': {},  # options of your own encoder: `config.encoder.custom.width = 3`
   }
-  c.sharing = {'name': 'hard'}
+  # How the tasks share it: see docs/sharing.md.
+  c.sharing = {
+    'name': 'hard',
+    **{name: options for name in sharing.SHARING if (options := sharing.options(name))},
+  }
 
   # How the tasks' gradients become one: 'pcgrad', 'gradnorm', 'gradnorm+pcgrad', ...
   # `python -m mtl_jax.optim` lists the methods; each has a section of its options here.
@@ -129,7 +154,9 @@ def default() -> config_dict.ConfigDict:
 
   # Published numbers beside ours: {'source': ..., 'rows': {model: {'TASK.METRIC': percent}}}.
   c.paper = dotted({})
-  return c.lock()
+  c.lock()
+  c.encoder.custom.unlock()
+  return c
 
 
 def tasks(options: Mapping[str, Mapping[str, Any]]) -> config_dict.ConfigDict:
@@ -149,7 +176,6 @@ def dotted(values: Mapping[str, Any]) -> config_dict.ConfigDict:
 
 def plain(config: config_dict.ConfigDict | Mapping[str, Any]) -> Plain:
   """Returns a config as nested dicts, whatever it was made from."""
-  return {name: plain(value) if _is_section(value) else value for name, value in config.items()}
   return {name: plain(value) if _is_section(value) else value for name, value in config.items()}
 
 
@@ -208,10 +234,14 @@ def to_json(run: Plain) -> str:
 
 def portable(run: Plain) -> Plain:
   """Returns a run's config without the paths of this machine."""
-  options = run.get('dataset')
-  if not isinstance(options, Mapping):
-    return run
-  return run | {'dataset': {k: v for k, v in options.items() if k not in _PATHS}}
+  run = copy.deepcopy(run)
+  for key in _PATHS:
+    if _is_section(run.get('dataset')):
+      run['dataset'].pop(key, None)
+  vectors = dict(leaves(run)).get('encoder.embedding.vectors')
+  if vectors:
+    run['encoder']['embedding']['vectors'] = pathlib.PurePath(vectors).name
+  return run
 
 
 def differences(old: Plain, new: Plain) -> list[str]:
@@ -233,6 +263,8 @@ def check_path(config: config_dict.ConfigDict | Mapping[str, Any], path: str) ->
     where = '.'.join(walked)
     if not _is_section(node):
       raise errors.ConfigError(f'{where} is a single value and has no key {part!r}')
+    if part not in node and where == 'encoder.custom':
+      raise errors.ConfigError(f'no key {part!r} in {where}: set it in the config file first')
     if part not in node:
       inside = f' in {where}' if where else ''
       raise errors.ConfigError(f'no key {part!r}{inside}{errors.nearest(part, node)}')
@@ -293,6 +325,11 @@ def _choose(run: Plain, section: str, names: tuple[str, ...]) -> None:
   for part in section.split('.'):
     node = node[part]
   chosen = node['name'].split('+') if section == 'balance' else [node['name']]
+  if section == 'encoder':
+    if encoders.custom.is_dotted(node['name']):
+      chosen = []
+    else:
+      node.pop('custom', None)
   for name in chosen:
     if name not in names:
       raise errors.ConfigError(f'{section}.name: no {name!r}{errors.nearest(name, names)}')
@@ -317,7 +354,7 @@ def _check_values(run: Plain) -> None:
     )
   sections = ('tasks', 'optimizer', 'train', 'eval', 'mesh', 'encoder', 'balance')
   for path, value in leaves({name: run[name] for name in sections}):
-    if not _is_number(value):
+    if not _is_number(value) or path.startswith('encoder.custom.'):
       continue
     counts = path.startswith('encoder.') and _is_int(value)
     least = int(
@@ -327,6 +364,8 @@ def _check_values(run: Plain) -> None:
       raise errors.ConfigError(f'{path}: need {least} or more, not {value}')
     if path.endswith(_BELOW_ONE) and value >= 1:
       raise errors.ConfigError(f'{path}: need less than 1, not {value}')
+  _build.check_encoder(run)
+  _build.check_sharing(run)
   _check_balance(run)
   if run['dtype'] not in ('float32', 'bfloat16'):
     raise errors.ConfigError(f'dtype: no {run["dtype"]!r}; Valid: bfloat16, float32')
@@ -387,6 +426,8 @@ def _fit(where: str, base: Any, value: Any) -> Any:
   """Returns `value` in the type of `base`."""
   if where in ('variants', 'paper') and _is_section(value):
     return dict(value)  # their names are the user's own
+  if where == 'encoder.custom' and _is_section(value):
+    return plain(value)
   if where == 'tasks' and _is_section(value):
     return {name: _merge(f'tasks.{name}', _TASK, given) for name, given in value.items()}
   if _is_section(base) and _is_section(value):
@@ -411,9 +452,12 @@ def _describe(base: Any) -> str:
 
 def _assign(run: Plain, path: str, value: Any, where: str) -> None:
   """Sets the key at a dotted path."""
+  *parents, last = path.split('.')
+  if parents == ['encoder', 'custom']:
+    run['encoder']['custom'][last] = value
+    return
   try:
     check_path(run, path)
-    *parents, last = path.split('.')
     node = run
     for part in parents:
       node = node[part]

@@ -3,8 +3,8 @@
 Knows nothing of Flax: any object with the three members of `TwoHalves` can be trained.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,11 @@ class TwoHalves(Protocol):
 
   `params` is `{'shared': θ, 'tasks': {name: φ}}`; features are any pytree, batch axis
   first.
+
+  A model whose shared half works differently for each task (a column, an adapter) has in place of
+  `encode` the method `encode_task(shared, own, index, inputs, key) -> features`: θ, what of φ_i
+  takes part, i as an int32 `[]`, inputs, key. Then φ_i is `{'encoder': own, 'head': ...}`, with
+  `own` of the same shapes for every task, and the engine maps over tasks.
   """
 
   @property
@@ -103,41 +108,96 @@ def stack_trees(trees: Sequence[Any]) -> Any:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def take_row(tree: Any, row: int) -> Any:
+def take_row(tree: Any, row: int | jax.Array) -> Any:
   """Row `row` of every leaf's first axis."""
   return jax.tree.map(lambda leaf: leaf[row], tree)
 
 
+def encodes_by_task(model: Any) -> bool:
+  """Whether the shared half works differently for each task (see `TwoHalves`)."""
+  return hasattr(model, 'encode_task')
+
+
+class Group(NamedTuple):
+  """A present tasks that are encoded at once, one row each.
+
+  Attributes:
+    names: `[A]`.
+    places: their places among all tasks, `[A]`.
+    own: what of their own parameters takes part in encoding, leaves `[A, ...]`; often empty.
+    inputs: `[A, B, ...]`, or `[B, ...]` where all have the same.
+    keys: `[A]`; None outside training.
+    axis: of A in `inputs`, 0 or None.
+  """
+
+  names: list[str]
+  places: list[int]
+  own: Any
+  inputs: Any
+  keys: jax.Array | None
+  axis: int | None
+
+  def map(self, function: Callable[..., Any], *args: Any) -> Any:
+    """`vmap` of `function(inputs, key, index, *args)` over the rows; `args` have A in front."""
+    axes = (self.axis, 0, 0, *(0,) * len(args))
+    return jax.vmap(function, axes)(self.inputs, self.keys, jnp.array(self.places), *args)
+
+
+def groups(
+  model: TwoHalves, params: Params, batch: Mapping[str, Any], key: jax.Array | None = None
+) -> list[Group]:
+  """The tasks of a batch of either regime, in groups whose inputs have equal shapes."""
+  names = model.task_names
+  by_task = examples(batch, names)
+  made = []
+  for group in equal_shapes(by_task):
+    places = [names.index(name) for name in group]
+    if has_shared_inputs(batch):
+      inputs, axis = batch['inputs'], None
+    else:
+      inputs, axis = stack_trees([by_task[name]['inputs'] for name in group]), 0
+    keys = None
+    if key is not None:
+      keys = jax.vmap(lambda place: encode_key(key, place))(jnp.array(places))
+    own = {}
+    if encodes_by_task(model):
+      own = stack_trees([params['tasks'][name]['encoder'] for name in group])
+    made.append(Group(group, places, own, inputs, keys, axis))
+  return made
+
+
+def encode_row(
+  model: Any, shared: Params, own: Params, inputs: Any, key: jax.Array | None, index: jax.Array
+) -> Features:
+  """The features of one task."""
+  if encodes_by_task(model):
+    return model.encode_task(shared, own, index, inputs, key)
+  return model.encode(shared, inputs, key)
+
+
+def encode_group(model: TwoHalves, shared: Params, own: Params, group: Group) -> Features:
+  """Features `[A, B, ...]` of a group, by one forward."""
+  return group.map(
+    lambda inputs, key, index, own: encode_row(model, shared, own, inputs, key, index), own
+  )
+
+
 def encode_examples(
-  model: TwoHalves, shared: Params, batch: Mapping[str, Any], key: jax.Array | None = None
+  model: TwoHalves, params: Params, batch: Mapping[str, Any], key: jax.Array | None = None
 ) -> dict[str, Features]:
   """Encodes a batch of either regime: one forward, vmapped over tasks with inputs of equal shape.
 
   Returns:
     `{task: features}` for the tasks of the batch.
   """
-  names = model.task_names
-  by_task = examples(batch, names)
-  if has_shared_inputs(batch):
-    features = model.encode(shared, batch['inputs'], encode_key(key, 0))
-    return dict.fromkeys(by_task, features)
+  if has_shared_inputs(batch) and not encodes_by_task(model):
+    features = model.encode(params['shared'], batch['inputs'], encode_key(key, 0))
+    return dict.fromkeys(examples(batch, model.task_names), features)
   encoded: dict[str, Features] = {}
-  for group in equal_shapes(by_task):
-    inputs, keys = group_inputs(by_task, group, names, key)
-    stacked = jax.vmap(lambda x, k: model.encode(shared, x, k))(inputs, keys)
-    encoded |= {name: take_row(stacked, row) for row, name in enumerate(group)}
+  for group in groups(model, params, batch, key):
+    stacked = encode_group(model, params['shared'], group.own, group)
+    encoded |= {name: take_row(stacked, row) for row, name in enumerate(group.names)}
   return encoded
-
-
-def group_inputs(
-  by_task: Mapping[str, Example], group: Sequence[str], names: Sequence[str], key: jax.Array | None
-) -> tuple[Any, jax.Array | None]:
-  """Stacked inputs `[A, B, ...]` and keys `[A]` (None outside training) of a group of A tasks."""
-  inputs = stack_trees([by_task[name]['inputs'] for name in group])
-  if key is None:
-    return inputs, None
-  places = jnp.array([names.index(name) for name in group])
-  return inputs, jax.vmap(lambda place: encode_key(key, place))(places)
 
 
 def task_losses(
@@ -156,7 +216,7 @@ def task_losses(
   """
   names = model.task_names
   by_task = examples(batch, names)
-  features = encode_examples(model, params['shared'], batch, key)
+  features = encode_examples(model, params, batch, key)
   losses, present = [], []
   for index, name in enumerate(names):
     if name not in by_task:

@@ -1,7 +1,7 @@
 """MultiTaskModel: a shared Flax module and one module a task, as pure functions of parameters."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ class MultiTaskModel:
     tasks: the tasks, in the order of every `[T]` array.
     modules: the tasks' own halves by name, each `(features, inputs, train=False) -> outputs`; by
       default the tasks' heads.
+    penalty: regularizer `params -> []`, minimized beside the balanced losses; None for none.
 
   Raises:
     ValueError: no task, two tasks of one name, or modules for other names than the tasks'.
@@ -29,6 +30,7 @@ class MultiTaskModel:
   shared: nn.Module
   tasks: tuple[Task, ...]
   modules: Mapping[str, nn.Module] | None = None
+  penalty: Callable[[Any], jax.Array] | None = None
 
   def __post_init__(self):
     object.__setattr__(self, 'tasks', tuple(self.tasks))
@@ -59,17 +61,14 @@ class MultiTaskModel:
     Raises:
       ValueError: a task is missing from the batch, or a module keeps variables besides parameters.
     """
-    by_task = halves.examples(batch, self.task_names)
-    missing = [name for name in self.task_names if name not in by_task]
-    if missing:
-      raise ValueError(f'The first batch must hold every task; it lacks {missing}.')
+    by_task = self._all_tasks(batch)
     shared_key, task_key = jax.random.split(key)
     inputs = {name: example['inputs'] for name, example in by_task.items()}
-    shared = _init(self.shared, 'the shared module', shared_key, inputs[self.task_names[0]])
+    shared = init_module(self.shared, 'the shared module', shared_key, inputs[self.task_names[0]])
     tasks = {}
     for index, name in enumerate(self.task_names):
       features = self.encode(shared, inputs[name])
-      tasks[name] = _init(
+      tasks[name] = init_module(
         self._module(name),
         f'task {name!r}',
         jax.random.fold_in(task_key, index),
@@ -80,13 +79,13 @@ class MultiTaskModel:
 
   def encode(self, shared: Any, inputs: Any, key: jax.Array | None = None) -> Any:
     """Shared half; with a key, in training mode (dropout)."""
-    return _apply(self.shared, shared, key, inputs)
+    return apply_module(self.shared, shared, key, inputs)
 
   def task_outputs(
     self, name: str, task_params: Any, features: Any, inputs: Any, key: jax.Array | None = None
   ) -> Any:
     """The own half of task `name`."""
-    return _apply(self._module(name), task_params, key, features, inputs)
+    return apply_module(self._module(name), task_params, key, features, inputs)
 
   def task_loss(
     self,
@@ -114,16 +113,11 @@ class MultiTaskModel:
       batch: `{'inputs': x}` for the outputs of every task, or `{task: {'inputs': x}}`.
     """
     if 'inputs' in batch:
-      shared = self.encode(params['shared'], batch['inputs'])
-      inputs = dict.fromkeys(self.task_names, batch['inputs'])
-      features = dict.fromkeys(self.task_names, shared)
-    else:
-      by_task = halves.examples(batch, self.task_names)
-      inputs = {name: example['inputs'] for name, example in by_task.items()}
-      features = halves.encode_examples(self, params['shared'], batch)
+      batch = {'inputs': batch['inputs'], 'targets': dict.fromkeys(self.task_names)}
+    features = halves.encode_examples(self, params, batch)
     return {
-      name: self.task_outputs(name, params['tasks'][name], features[name], x)
-      for name, x in inputs.items()
+      name: self.task_outputs(name, params['tasks'][name], features[name], example['inputs'])
+      for name, example in halves.examples(batch, self.task_names).items()
     }
 
   def evaluate(self, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,12 +143,20 @@ class MultiTaskModel:
       'outputs': {name: self.task(name).predictions(outputs[name]) for name in by_task},
     }
 
+  def _all_tasks(self, batch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    by_task = halves.examples(batch, self.task_names)
+    missing = [name for name in self.task_names if name not in by_task]
+    if missing:
+      raise ValueError(f'The first batch must hold every task; it lacks {missing}.')
+    return by_task
+
   def _module(self, name: str) -> nn.Module:
     assert self.modules is not None
     return self.modules[name]
 
 
-def _init(module: nn.Module, owner: str, key: jax.Array, *args: Any) -> Any:
+def init_module(module: nn.Module, owner: str, key: jax.Array, *args: Any) -> Any:
+  """Fresh parameters of a Flax module; ValueError naming `owner` if it has any other variables."""
   variables = nn.meta.unbox(module.init(key, *args))
   others = sorted(set(variables) - {'params'})
   if others:
@@ -165,7 +167,8 @@ def _init(module: nn.Module, owner: str, key: jax.Array, *args: Any) -> Any:
   return variables.get('params', {})
 
 
-def _apply(module: nn.Module, params: Any, key: jax.Array | None, *args: Any) -> Any:
+def apply_module(module: nn.Module, params: Any, key: jax.Array | None, *args: Any) -> Any:
+  """The module's output; with a key, in training mode."""
   if key is None:
     return module.apply({'params': params}, *args)
   return module.apply({'params': params}, *args, train=True, rngs={'dropout': key})

@@ -150,7 +150,8 @@ def make_train_step(
     that need functions: without it every second example of `batch` is held out. Metrics: 'loss'
     `[T]`, 'weight' `[T]` (how much of each gradient is in the direction; for a method without
     weights, none), 'present' `[T]` bool, 'finite' `[T]` bool (loss and gradient), 'update_norm'
-    `[]` (of the parameters' change), and where the method needs the gradients, 'gradient_norm'
+    `[]` (of the parameters' change), 'penalty' `[]` (where the model has one: its gradient joins
+    the direction, unbalanced), and where the method needs the gradients, 'gradient_norm'
     `[T]` and, where it needs G, 'cosine' `[T, T]` (NaN in a step that had no use for G).
 
   Raises:
@@ -166,12 +167,16 @@ def make_train_step(
     ),
   )
   follow = getattr(getattr(balance, 'weighting', None), 'follow', None)
+  penalty = getattr(model, 'penalty', None)
 
   def step(state: TrainState, batch: Any, validation: Any = None) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
     losses, present, grads, balance_state, metrics = direction(
       state.params, state.balance_state, batch, validation, key
     )
+    if penalty is not None:
+      metrics['penalty'], slope = jax.value_and_grad(penalty)(state.params)
+      grads = jax.tree.map(lambda g, s: g + s.astype(g.dtype), grads, slope)
     with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
       updates, opt_state = optimizer.update(
         grads, state.opt_state, state.params, losses=losses, value=jnp.sum(losses)

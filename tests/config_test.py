@@ -29,12 +29,14 @@ def test_the_default_has_options_for_every_choice():
       *names,
       'schedule',  # a section of its own
       'embedding',  # of every text encoder
+      'custom',  # options of a user's own encoder
     }
   assert set(config_lib.CHOICES['encoder']) <= set(encoders.ENCODERS)
   assert set(config_lib.CHOICES['sharing']) == set(sharing.SHARING)
   for name in config_lib.CHOICES['encoder']:
     encoders.get(name, embedding=None, **plain['encoder'][name])
-  encoders.Embedding(vocab_size=2, **plain['encoder']['embedding'])
+  embedding = plain['encoder']['embedding'] | {'vectors': None}  # '', no file
+  encoders.Embedding(vocab_size=2, **embedding)
   assert config_lib.default().is_locked
 
 
@@ -85,7 +87,16 @@ def test_names_with_commas_are_split_in_only():
     ({'balance.name': 'pcgrd'}, r"balance.name: no 'pcgrd'; did you mean 'pcgrad'\?"),
     ({'balance.name': 'pcgrad+gradnorm'}, "'pcgrad' makes one direction"),
     ({'encoder.name': 'transfomer'}, r"encoder.name: no 'transfomer'; did you mean 'transformer'"),
-    ({'sharing.name': 'soft'}, r"sharing.name: no 'soft'.*Valid: hard"),
+    ({'sharing.name': 'sof'}, r"sharing.name: no 'sof'; did you mean 'soft'"),
+    ({'sharing.name': 'lora', 'sharing.lora.rank': 0}, 'sharing.lora: rank=0 must be 1'),
+    (
+      {'sharing.name': 'cgc', 'sharing.cgc.common': '('},
+      'sharing.cgc.common: .* is no regular',
+    ),
+    (
+      {'sharing.name': 'soft', 'sharing.soft.strengths': ('a',)},
+      "sharing.soft.strengths: need 'PAT",
+    ),
     ({'optimizer.name': 'adamww'}, "did you mean 'adamw'"),
     ({'optimizer.schedule.name': 'cosin'}, "did you mean 'cosine'"),
     ({'dataset.name': 'english_word'}, "did you mean 'english_words'"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mtl_jax
-from mtl_jax import _jacobian, gradients
+from mtl_jax import _jacobian, gradients, halves
 from tests import models
 
 
@@ -221,14 +221,12 @@ def test_own_inputs_keep_no_copy_of_the_weights_a_task():
   model = mtl_jax.sharing.hard(wide, models.model('mlp').tasks)
   shared = models.shared_batch('mlp')
   params = models.init(model, shared)
-  inputs = jnp.stack([jnp.asarray(shared['inputs'])] * 3)
-
+  own = {task: {'inputs': shared['inputs'], 'targets': y} for task, y in shared['targets'].items()}
+  (group,) = halves.groups(model, params, own)
   saved = []
 
   def probe(shared_params):
-    _, pull = _jacobian._mapped_vjp(
-      lambda p, x, k: model.encode(p, x, k), shared_params, inputs, None
-    )
+    _, pull = _jacobian._mapped_vjp(model, shared_params, group)
     held = [cell.cell_contents for cell in pull.__closure__]
     saved.extend(leaf.shape for leaf in jax.tree.leaves(held) if hasattr(leaf, 'shape'))
     return 0.0

@@ -155,7 +155,7 @@ def test_names_are_checked_with_hints():
     encoders.get('transfomer')
   with pytest.raises(errors.ConfigError, match="did you mean 'tagging'"):
     heads.get('taging')
-  with pytest.raises(errors.ConfigError, match='Valid: hard'):
+  with pytest.raises(errors.ConfigError, match="did you mean 'hard'"):
     mtl_jax.sharing.get('harder')
 
 

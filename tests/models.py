@@ -21,11 +21,11 @@ def tasks(text=True):
   return made if text else [made[0], *made[2:]]
 
 
-def model(encoder='transformer', dropout=0.0):
+def model(encoder='transformer', dropout=0.0, share=sharing.hard):
   if encoder == 'mlp':
-    return sharing.hard(encoders.MLP((16, 16), dropout), tasks(text=False))
+    return share(encoders.MLP((16, 16), dropout), tasks(text=False))
   embedding = encoders.Embedding(50, 16, pieces_vocab_size=20, dropout=dropout)
-  return sharing.hard(
+  return share(
     encoders.get(encoder, embedding=embedding, features=16, layers=1, dropout=dropout), tasks()
   )
 

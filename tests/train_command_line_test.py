@@ -27,7 +27,7 @@ _CONFIG = pathlib.Path(train.__file__).parents[1] / 'configs' / 'quickstart.py'
     ),
     (['--config.balance.name=pcgrad'], "balance.name has no effect: variant 'sum' sets"),
     (['--config.only=pos', '--variants=lemma_only'], "no effect: variant 'lemma_only' sets only"),
-    (['--config.encoder.name=lstm'], "encoder.name: no 'lstm'; did you mean 'bilstm'?"),
+    (['--config.encoder.name=bilstn'], "encoder.name: no 'bilstn'; did you mean 'bilstm'?"),
     (['--config.only=lema', '--variants=sum'], "no task 'lema'; did you mean 'lemma'?"),
     (['--config.train.early_stopping.metric=pos.macro'], "no metric 'pos.macro'"),
     (['--variants=pcgrad'], "no variant 'pcgrad'"),

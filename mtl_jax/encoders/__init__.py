@@ -1,22 +1,76 @@
 """Shared encoders, by name. Each is a Flax module `(inputs, train=False) -> features`."""
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
 
 from mtl_jax import errors
+from mtl_jax.encoders import custom
+from mtl_jax.encoders.convolution import CNN
+from mtl_jax.encoders.embedding import FROZEN, Embedding
+from mtl_jax.encoders.lenet import LeNet
 from mtl_jax.encoders.mlp import MLP
-from mtl_jax.encoders.text import BiLSTM, Embedding, Transformer
+from mtl_jax.encoders.recurrent import LSTM, BiLSTM
+from mtl_jax.encoders.resnet import ResNet
+from mtl_jax.encoders.transformer import Transformer
+from mtl_jax.encoders.vectors import Vectors, load_vectors
+from mtl_jax.encoders.vit import ViT
 
-ENCODERS: dict[str, type[nn.Module]] = {'mlp': MLP, 'bilstm': BiLSTM, 'transformer': Transformer}
+TEXT: dict[str, type[nn.Module]] = {
+  'cnn': CNN,
+  'lstm': LSTM,
+  'bilstm': BiLSTM,
+  'transformer': Transformer,
+}
+"""The text encoders by name: they take an `embedding`."""
+
+IMAGES: dict[str, type[nn.Module]] = {'lenet': LeNet, 'resnet': ResNet, 'vit': ViT}
+"""The image encoders by name."""
+
+ENCODERS: dict[str, type[nn.Module]] = {'mlp': MLP, **TEXT, **IMAGES}
 """Every encoder by name."""
 
 
-def get(name: str, **kwargs: Any) -> nn.Module:
-  """The encoder called `name`, made with `kwargs`; ConfigError with the nearest names otherwise."""
-  if name not in ENCODERS:
-    raise errors.ConfigError(f'Unknown encoder {name!r}{errors.nearest(name, ENCODERS)}')
-  return ENCODERS[name](**kwargs)
+def get(name: str | nn.Module | Callable[..., nn.Module], **kwargs: Any) -> nn.Module:
+  """The encoder called `name`, made with `kwargs`.
+
+  Args:
+    name: one of `ENCODERS`; 'package.module:Name' of a module, a module class or a function that
+      returns a module; or such an object itself.
+    **kwargs: its options.
+
+  Raises:
+    ConfigError: there is no such encoder (the nearest names are listed), it cannot be imported, is
+      no module, or has no such option.
+    ValueError: an option has no such value.
+  """
+  if isinstance(name, str) and not custom.is_dotted(name):
+    if name not in ENCODERS:
+      raise errors.ConfigError(
+        f'Unknown encoder {name!r}{errors.nearest(name, ENCODERS)}, or package.module:Name of '
+        'your own'
+      )
+    return ENCODERS[name](**kwargs)
+  return custom.make(name, kwargs)
 
 
-__all__ = ['ENCODERS', 'MLP', 'BiLSTM', 'Embedding', 'Transformer', 'get']
+__all__ = [
+  'CNN',
+  'ENCODERS',
+  'FROZEN',
+  'IMAGES',
+  'LSTM',
+  'MLP',
+  'TEXT',
+  'BiLSTM',
+  'Embedding',
+  'LeNet',
+  'ResNet',
+  'Transformer',
+  'Vectors',
+  'ViT',
+  'custom',
+  'get',
+  'load_vectors',
+]

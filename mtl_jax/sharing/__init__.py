@@ -1,13 +1,29 @@
 """How tasks share parameters, by name. Each is `(encoder, tasks, **options) -> MultiTaskModel`."""
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 from mtl_jax import errors
 from mtl_jax.model import MultiTaskModel
+from mtl_jax.sharing.adapters import adapters, lora
+from mtl_jax.sharing.cross_stitch import cross_stitch
+from mtl_jax.sharing.experts import cgc, mmoe
 from mtl_jax.sharing.hard import hard
+from mtl_jax.sharing.separate import separate
+from mtl_jax.sharing.soft import soft
 
-SHARING: dict[str, Callable[..., MultiTaskModel]] = {'hard': hard}
+SHARING: dict[str, Callable[..., MultiTaskModel]] = {
+  architecture.__name__: architecture
+  for architecture in (hard, separate, soft, cross_stitch, mmoe, cgc, adapters, lora)
+}
 """Every architecture by name."""
+
+
+def options(name: str) -> dict[str, Any]:
+  """The options of an architecture and their defaults."""
+  parameters = list(inspect.signature(get(name)).parameters.values())
+  return {p.name: p.default for p in parameters if p.name not in ('encoder', 'tasks')}
 
 
 def get(name: str) -> Callable[..., MultiTaskModel]:
@@ -17,4 +33,16 @@ def get(name: str) -> Callable[..., MultiTaskModel]:
   return SHARING[name]
 
 
-__all__ = ['SHARING', 'get', 'hard']
+__all__ = [
+  'SHARING',
+  'adapters',
+  'cgc',
+  'cross_stitch',
+  'get',
+  'hard',
+  'lora',
+  'mmoe',
+  'options',
+  'separate',
+  'soft',
+]

@@ -1,0 +1,119 @@
+"""Encoders of a user's own: a Flax module, its class, or a function that makes one."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from mtl_jax import errors
+
+_FLAX = ('parent', 'name')  # fields that every module class has
+
+
+def is_dotted(name: str) -> bool:
+  """Whether a name is meant as 'package.module:Name', and not as one of `ENCODERS`."""
+  return ':' in name or '.' in name
+
+
+def load(name: str) -> Any:
+  """Returns what 'package.module:Name' names.
+
+  Raises:
+    ConfigError: another form, the import fails, or the module has no such name.
+  """
+  module_name, _, path = name.partition(':')
+  if not module_name or not path:
+    raise errors.ConfigError(
+      f"encoder {name!r}: write 'package.module:Name', with a colon before the name in the module"
+    )
+  try:
+    found = importlib.import_module(module_name)
+  except (Exception, SystemExit) as error:  # whatever a user's module does
+    if isinstance(error, ModuleNotFoundError) and f'{module_name}.'.startswith(f'{error.name}.'):
+      raise errors.ConfigError(
+        f'encoder {name!r}: there is no module {error.name!r}; start from the directory that holds '
+        'it, or put that on PYTHONPATH'
+      ) from None
+    raise errors.ConfigError(
+      f'encoder {name!r}: importing {module_name} failed: {type(error).__name__}: {error}'
+    ) from error
+  for part in path.split('.'):
+    if not hasattr(found, part):
+      near = [key for key, value in vars(found).items() if callable(value) and key[0] != '_']
+      raise errors.ConfigError(
+        f'encoder {name!r}: {module_name} has no {part!r}{errors.nearest(part, near)}'
+      )
+    found = getattr(found, part)
+  return found
+
+
+def make(given: Any, options: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:
+  """Returns the encoder of an object, or of what its dotted name names.
+
+  Args:
+    given: a module, which takes no options; a module class or a function, called with them; or
+      'package.module:Name' of one of these.
+    options: keyword arguments.
+    offered: further keyword arguments, of which only those that it has a parameter for are given.
+
+  Raises:
+    ConfigError: this is no module and makes none, or the options are not its own.
+  """
+  found, arguments = check(given, options, offered or {})
+  if isinstance(found, nn.Module):
+    return found
+  try:
+    made = found(**arguments)
+  except (TypeError, ValueError) as error:
+    raise errors.ConfigError(f'{_where(given)}: {error}') from error
+  if not isinstance(made, nn.Module):
+    raise errors.ConfigError(
+      f'{_where(given)} returned {_kind(made)}, not a flax.linen.Module (flax.nnx.bridge.to_linen '
+      'makes one of an nnx module)'
+    )
+  return made
+
+
+def check(
+  given: Any, options: Mapping[str, Any], offered: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+  """Returns the object that `make` calls, and with what; calls nothing. Raises as `make`."""
+  where, found = _where(given), load(given) if isinstance(given, str) else given
+  if isinstance(found, nn.Module):
+    if options:
+      raise errors.ConfigError(
+        f'{where} is a finished module and takes no options such as {next(iter(options))!r}: name '
+        'its class instead'
+      )
+    return found, {}
+  is_class = isinstance(found, type)
+  if not callable(found) or (is_class and not issubclass(found, nn.Module)):
+    raise errors.ConfigError(
+      f'{where} is {"the class " + found.__name__ if is_class else _kind(found)}: need a '
+      'flax.linen.Module, its class, or a function that returns one'
+    )
+  signature = inspect.signature(found)
+  names = [name for name in signature.parameters if not is_class or name not in _FLAX]
+  if not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()):
+    for name in options:
+      if name not in names:
+        raise errors.ConfigError(f'{where} has no option {name!r}{errors.nearest(name, names)}')
+  arguments = {name: value for name, value in offered.items() if name in names} | dict(options)
+  try:
+    signature.bind(**arguments)
+  except TypeError as error:
+    raise errors.ConfigError(
+      f'{where}: {error}: give it as an option, or give it a default'
+    ) from None
+  return found, arguments
+
+
+def _where(given: Any) -> str:
+  name = given if isinstance(given, str) else getattr(given, '__name__', type(given).__name__)
+  return f'encoder {name!r}'
+
+
+def _kind(value: Any) -> str:
+  return f'{value!r} ({type(value).__name__})'

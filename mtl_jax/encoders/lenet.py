@@ -1,0 +1,50 @@
+"""LeNet, as multi-task papers have it for Multi-MNIST."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtl_jax.encoders import _images
+
+
+class LeNet(nn.Module):
+  """Two convolutions, each with a maximum over 2 × 2 and ReLU, and a dense layer.
+
+  Attributes:
+    features: filters of the convolutions.
+    kernels: their sizes; Pareto MTL has (9, 5) for images of 36 × 36.
+    dense: width of the last layer.
+    dropout: rate on whole channels after the second convolution; Kurin et al. have 0.5.
+    dtype: of the computation; parameters are float32.
+
+  References:
+    LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 86(11), 1998;
+    this variant: Sener & Koltun, NeurIPS 2018; Lin et al., Pareto Multi-Task Learning, NeurIPS
+    2019; Kurin et al., In Defense of the Unitary Scalarization, NeurIPS 2022.
+  """
+
+  features: Sequence[int] = (10, 20)
+  kernels: Sequence[int] = (5, 5)
+  dense: int = 50
+  dropout: float = 0.0
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+    """Images `[B, H, W, C]` -> `[B, dense]`.
+
+    Raises:
+      ValueError: the images are too small, or not images.
+    """
+    x = _images.prepare(inputs, self.dtype)
+    for i, (features, kernel) in enumerate(zip(self.features, self.kernels, strict=True)):
+      if min(x.shape[1:3]) < kernel + 1:
+        raise ValueError(f'Images {inputs.shape} are too small for LeNet: use 16 × 16 or more.')
+      x = nn.Conv(features, (kernel, kernel), padding='VALID', dtype=self.dtype)(x)
+      if i > 0:
+        x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
+      x = nn.relu(nn.max_pool(x, (2, 2), strides=(2, 2)))  # [B, H', W', features]
+    x = x.reshape(x.shape[0], -1)
+    return nn.relu(nn.Dense(self.dense, dtype=self.dtype)(x))

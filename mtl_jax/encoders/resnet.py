@@ -1,0 +1,91 @@
+"""Residual networks over images, with GroupNorm: models here keep no running statistics."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtl_jax.encoders import _images
+
+
+class ResNet(nn.Module):
+  """ResNet of basic blocks; by default ResNet-18 for small images.
+
+  Attributes:
+    blocks: number of blocks of each stage; every stage but the first halves the image.
+    features: channels of the first stage; each further one has twice as many.
+    groups: of each normalization, or as many of them as divide the channels.
+    small_images: begin with a 3 × 3 convolution, as on CIFAR; False: with 7 × 7 and a maximum, as
+      on ImageNet, which together quarter height and width.
+    dtype: of the computation; parameters are float32.
+
+  References:
+    He et al., Deep Residual Learning for Image Recognition, CVPR 2016; Wu & He, Group
+    Normalization, ECCV 2018.
+  """
+
+  blocks: Sequence[int] = (2, 2, 2, 2)
+  features: int = 64
+  groups: int = 32
+  small_images: bool = True
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+    """Images `[B, H, W, C]` -> means over the image `[B, features * 2**(stages - 1)]`.
+
+    Raises:
+      ValueError: these are no images.
+    """
+    del train
+    x = _images.prepare(inputs, self.dtype)
+    if self.small_images:
+      x = _conv(self.features, 3, 1, self.dtype)(x)
+    else:
+      x = _conv(self.features, 7, 2, self.dtype)(x)
+    x = nn.relu(_norm(self.features, self.groups, self.dtype)(x))  # [B, H', W', features]
+    if not self.small_images:
+      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    for stage, count in enumerate(self.blocks):
+      for i in range(count):
+        stride = 2 if stage and not i else 1
+        x = _Residual(self.features * 2**stage, stride, self.groups, self.dtype)(x)
+    return x.mean(axis=(1, 2))
+
+
+class _Residual(nn.Module):
+  """Two 3 × 3 convolutions added to their input, or to its projection where the shape changes."""
+
+  features: int
+  stride: int
+  groups: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    y = _conv(self.features, 3, self.stride, self.dtype)(x)
+    y = nn.relu(_norm(self.features, self.groups, self.dtype)(y))
+    y = _conv(self.features, 3, 1, self.dtype)(y)
+    y = _norm(self.features, self.groups, self.dtype)(y)
+    if x.shape != y.shape:
+      x = _conv(self.features, 1, self.stride, self.dtype)(x)
+      x = _norm(self.features, self.groups, self.dtype)(x)
+    return nn.relu(x + y)
+
+
+def _conv(features: int, kernel: int, stride: int, dtype: jnp.dtype) -> nn.Conv:
+  return nn.Conv(
+    features,
+    (kernel, kernel),
+    strides=(stride, stride),
+    padding=kernel // 2,
+    use_bias=False,
+    kernel_init=nn.initializers.he_normal(),
+    dtype=dtype,
+  )
+
+
+def _norm(features: int, groups: int, dtype: jnp.dtype) -> nn.GroupNorm:
+  return nn.GroupNorm(math.gcd(features, groups), epsilon=1e-5, dtype=dtype)

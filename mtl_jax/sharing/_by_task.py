@@ -1,0 +1,81 @@
+"""Models whose shared half works differently for each task: a column, an adapter of its own."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtl_jax.model import MultiTaskModel, apply_module, init_module
+
+
+class Encoding(Protocol):
+  """A shared half for each task, as pure functions."""
+
+  def init(self, key: jax.Array, inputs: Any, tasks: int) -> tuple[Any, list[Any]]:
+    """θ, and what of each task's own parameters takes part in encoding."""
+
+  def apply(
+    self, shared: Any, own: Any, index: jax.Array, inputs: Any, key: jax.Array | None
+  ) -> Any:
+    """Features of task `index`, int32 `[]`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ByTaskModel(MultiTaskModel):
+  """`MultiTaskModel` with an `Encoding` for its shared half.
+
+  Parameters: `{'shared': θ, 'tasks': {name: {'encoder': own, 'head': ...}}}`. All tasks are encoded
+  by one mapped forward, each its own inputs or all the same.
+  """
+
+  shared: Any  # an Encoding
+
+  def init(self, key: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
+    by_task = self._all_tasks(batch)
+    shared_key, task_key = jax.random.split(key)
+    inputs = [by_task[name]['inputs'] for name in self.task_names]
+    shared, own = self.shared.init(shared_key, inputs[0], len(inputs))
+    tasks = {}
+    for index, (name, x) in enumerate(zip(self.task_names, inputs, strict=True)):
+      shapes = jax.eval_shape(self.encode_task, shared, own[index], index, x)
+      features = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+      head = init_module(
+        self._module(name), f'task {name!r}', jax.random.fold_in(task_key, index), features, x
+      )
+      tasks[name] = {'encoder': own[index], 'head': head}
+    return {'shared': shared, 'tasks': tasks}
+
+  def encode(self, shared: Any, inputs: Any, key: jax.Array | None = None) -> Any:
+    raise TypeError('Each task encodes differently here: use encode_task.')
+
+  def encode_task(
+    self, shared: Any, own: Any, index: jax.Array | int, inputs: Any, key: jax.Array | None = None
+  ) -> Any:
+    """The shared half as task `index` sees it; see `halves.TwoHalves`."""
+    return self.shared.apply(shared, own, jnp.asarray(index), inputs, key)
+
+  def task_outputs(
+    self, name: str, task_params: Any, features: Any, inputs: Any, key: jax.Array | None = None
+  ) -> Any:
+    return apply_module(self._module(name), task_params['head'], key, features, inputs)
+
+
+def columns(encoder: Any, key: jax.Array, inputs: Any, count: int) -> Any:
+  """`count` independent sets of an encoder's parameters, leaves `[count, ...]`."""
+  keys = jax.random.split(key, count)
+  return jax.vmap(lambda key: init_module(encoder, 'the encoder', key, inputs))(keys)
+
+
+class ReadColumn(nn.Module):
+  """A task's half that reads column `index` of features `[B, T, ...]`."""
+
+  index: int
+  head: nn.Module
+
+  @nn.compact
+  def __call__(self, features: Any, inputs: Any, train: bool = False) -> Any:
+    own = jax.tree.map(lambda leaf: leaf[:, self.index], features)
+    return self.head(own, inputs, train=train)

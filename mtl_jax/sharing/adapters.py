@@ -1,0 +1,153 @@
+"""Small parts of a task's own inside a common trunk: bottleneck adapters and low-rank updates."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtl_jax import errors
+from mtl_jax.model import init_module
+from mtl_jax.sharing import _by_task, _layers
+from mtl_jax.tasks import Task
+
+Shape = Any
+SUBLAYERS = r'_Block_\d+/(MultiHeadDotProductAttention_0|Dense_1)'
+PROJECTIONS = r'_Block_\d+/MultiHeadDotProductAttention_0/(query|value)'
+
+
+def adapters(
+  encoder: nn.Module,
+  tasks: Sequence[Task],
+  *,
+  layers: str = SUBLAYERS,
+  features: int = 64,
+  scale: float = 1e-3,
+) -> _by_task.ByTaskModel:
+  """Every task has an adapter y + gelu(y·D + a)·U + b after each sub-layer of the common trunk.
+
+  Args:
+    encoder: `(inputs, train=False) -> features`, the trunk, all of θ.
+    tasks: the tasks with their heads.
+    layers: regular expression of the submodules' paths whose outputs are adapted; by default the
+      attention and the feed-forward layer of each block of our Transformers.
+    features: m, the width of the bottleneck.
+    scale: standard deviation of D and U at the start, so that an adapter begins near the identity.
+
+  Returns:
+    the model; a task's adapters are its own parameters. To train them alone, freeze θ.
+
+  Raises:
+    ConfigError: a width below 1, a negative scale, or no layer matches (at `init`).
+
+  References:
+    Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019.
+  """
+  _layers.check(layers, 'adapters.layers')
+  if features < 1 or not scale >= 0:
+    raise errors.ConfigError(
+      f'adapters: features={features} must be 1 or more and scale={scale} 0 or more'
+    )
+
+  def init(key: jax.Array, x: Shape, y: Shape) -> dict[str, jax.Array]:
+    del x
+    keys, width = jax.random.split(key), y.shape[-1]
+    return {
+      'down': scale * jax.random.normal(keys[0], (width, features)),
+      'down_bias': jnp.zeros(features),
+      'up': scale * jax.random.normal(keys[1], (features, width)),
+      'up_bias': jnp.zeros(width),
+    }
+
+  def change(own: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
+    del x
+    inside = nn.gelu(_linear(y, own['down'], own['down_bias']))
+    return y + _linear(inside, own['up'], own['up_bias'])
+
+  return _by_task.ByTaskModel(_Inside(encoder, layers, 'adapters', init, change), tuple(tasks))
+
+
+def lora(
+  encoder: nn.Module,
+  tasks: Sequence[Task],
+  *,
+  layers: str = PROJECTIONS,
+  rank: int = 8,
+  alpha: float = 16.0,
+) -> _by_task.ByTaskModel:
+  """Every task adds (α/r)·x·A·B to linear layers x·W of the common trunk.
+
+  Args:
+    encoder: `(inputs, train=False) -> features`, the trunk, all of θ.
+    tasks: the tasks with their heads.
+    layers: regular expression of the linear submodules' paths; by default the queries and values of
+      our Transformers.
+    rank: r.
+    alpha: α.
+
+  Returns:
+    the model; A `[in, r]` (normal, variance 1/in) and B `[r, out]` (zero at the start) are a task's
+    own parameters. To train them alone, freeze θ.
+
+  Raises:
+    ConfigError: a rank below 1, or no layer matches (at `init`).
+
+  References:
+    Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, eq. 3.
+  """
+  _layers.check(layers, 'lora.layers')
+  if rank < 1:
+    raise errors.ConfigError(f'lora: rank={rank} must be 1 or more')
+
+  def init(key: jax.Array, x: Shape, y: Shape) -> dict[str, jax.Array]:
+    width, outputs = x.shape[-1], math.prod(y.shape[x.ndim - 1 :])
+    return {
+      'a': width**-0.5 * jax.random.normal(key, (width, rank)),
+      'b': jnp.zeros((rank, outputs)),
+    }
+
+  def change(own: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
+    low = x.astype(y.dtype) @ own['a'].astype(y.dtype) @ own['b'].astype(y.dtype)
+    return y + (alpha / rank) * low.reshape(y.shape)
+
+  return _by_task.ByTaskModel(_Inside(encoder, layers, 'lora', init, change), tuple(tasks))
+
+
+def _linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+  return x @ kernel.astype(x.dtype) + bias.astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inside:
+  """A trunk in which `change(own, input, output)` takes the place of some submodules' outputs."""
+
+  encoder: nn.Module
+  layers: str
+  name: str
+  init_one: Callable[[jax.Array, Shape, Shape], dict[str, jax.Array]]
+  change: Callable[[dict[str, jax.Array], jax.Array, jax.Array], jax.Array]
+
+  def init(self, key: jax.Array, inputs: Any, tasks: int) -> tuple[Any, list[Any]]:
+    trunk_key, own_key = jax.random.split(key)
+    shared = init_module(self.encoder, 'the encoder', trunk_key, inputs)
+    found = _layers.find(self.encoder, shared, inputs, self.layers, f'{self.name}.layers')
+
+    def one(key):
+      keys = jax.random.split(key, len(found))
+      return {
+        path.replace('/', '.'): self.init_one(k, *shapes)
+        for k, (path, shapes) in zip(keys, found.items(), strict=True)
+      }
+
+    return shared, [one(k) for k in jax.random.split(own_key, tasks)]
+
+  def apply(self, shared, own, index, inputs, key):
+    del index
+
+    def hook(path, x, y):
+      return self.change(own[path.replace('/', '.')], x, y)
+
+    return _layers.run(self.encoder, shared, inputs, key, self.layers, hook)

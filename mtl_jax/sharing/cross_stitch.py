@@ -1,0 +1,95 @@
+"""Cross-stitch networks: a column for every task, mixed linearly after every layer."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtl_jax import errors, halves
+from mtl_jax.model import MultiTaskModel
+from mtl_jax.sharing import _by_task, _layers
+from mtl_jax.tasks import Task
+
+LAYERS = r'(_Block|Bidirectional|Dense)_\d+'
+
+
+def cross_stitch(
+  encoder: nn.Module,
+  tasks: Sequence[Task],
+  *,
+  layers: str = LAYERS,
+  own_weight: float = 0.9,
+  by_channel: bool = True,
+) -> MultiTaskModel:
+  """After every layer, column i becomes Σⱼ αᵢⱼ · column j; task i reads column i at the end.
+
+  Columns and α are all shared: every loss reaches them. Any input passes all the columns.
+
+  Args:
+    encoder: `(inputs, train=False) -> features`.
+    tasks: the tasks with their heads.
+    layers: regular expression of the submodules' paths whose outputs are mixed; by default our
+      encoders' layers.
+    own_weight: αᵢᵢ at the start; the rest of 1 is spread evenly over the other columns.
+    by_channel: an α for each channel of a layer, as in the paper, or one for the layer.
+
+  Returns:
+    the model; its features are `[B, T, ...]`.
+
+  Raises:
+    ConfigError: `own_weight` is not in (0, 1], or no layer matches (at `init`).
+
+  References:
+    Misra et al., Cross-stitch Networks for Multi-task Learning, CVPR 2016, eq. 1.
+  """
+  if not 0 < own_weight <= 1:
+    raise errors.ConfigError(f'cross_stitch: own_weight={own_weight} is not above 0 and at most 1')
+  _layers.check(layers, 'cross_stitch.layers')
+  tasks = tuple(tasks)
+  shared = _CrossStitch(encoder, len(tasks), layers, own_weight, by_channel)
+  modules = {task.name: _by_task.ReadColumn(i, task.head) for i, task in enumerate(tasks)}
+  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class _CrossStitch:
+  """A shared half with the two methods of a Flax module that a model calls."""
+
+  encoder: nn.Module
+  tasks: int
+  layers: str
+  own_weight: float
+  by_channel: bool
+
+  def init(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
+    stacked = _by_task.columns(self.encoder, key, inputs, self.tasks)
+    first = halves.take_row(stacked, 0)
+    found = _layers.find(self.encoder, first, inputs, self.layers, 'cross_stitch.layers')
+    rest = (1.0 - self.own_weight) / max(self.tasks - 1, 1)
+    alpha = jnp.full((self.tasks, self.tasks), rest)
+    alpha = jnp.fill_diagonal(alpha, self.own_weight, inplace=False)
+    stitches = {}
+    for path, (_, output) in found.items():
+      channels = output.shape[-1] if self.by_channel else 1
+      stitches[path.replace('/', '.')] = jnp.repeat(alpha[..., None], channels, axis=-1)
+    return {'params': {'columns': stacked, 'stitches': stitches}}
+
+  def apply(self, variables: Any, inputs: Any, train: bool = False, rngs: Any = None) -> Any:
+    params = variables['params']
+    keys = jax.random.split(rngs['dropout'], self.tasks) if train else None
+
+    def column(params, stitches, key):
+      def mix(path, x, y):
+        del x
+        everyone = jax.lax.all_gather(y, 'columns')  # [T, B, ..., C]
+        alpha = stitches[path.replace('/', '.')].astype(y.dtype)  # [T, C] or [T, 1]
+        return jnp.sum(alpha.reshape(self.tasks, *(1,) * (y.ndim - 1), -1) * everyone, axis=0)
+
+      return _layers.run(self.encoder, params, inputs, key, self.layers, mix)
+
+    return jax.vmap(column, out_axes=1, axis_name='columns')(
+      params['columns'], params['stitches'], keys
+    )

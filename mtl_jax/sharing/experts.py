@@ -1,0 +1,174 @@
+"""Mixtures of experts: several encoders side by side, and a gate a task that weighs them."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtl_jax import errors, sharding
+from mtl_jax.heads import pooling
+from mtl_jax.model import MultiTaskModel, init_module
+from mtl_jax.sharing import _layers
+from mtl_jax.tasks import Task
+
+COMMON = 'embedding/'
+
+
+def mmoe(
+  encoder: nn.Module, tasks: Sequence[Task], *, experts: int = 4, common: str = COMMON
+) -> MultiTaskModel:
+  """Multi-gate mixture-of-experts: task i reads Σₑ softmax(x·Wᵢ + bᵢ)ₑ · expertₑ(x).
+
+  Args:
+    encoder: an expert, `(inputs, train=False) -> features`.
+    tasks: the tasks with their heads.
+    experts: E.
+    common: regular expression of the encoder's parameters, by path, that all experts have in
+      common: its embedding. '(?!)' finds none.
+
+  Returns:
+    the model. The experts are θ, a task's gate its own. x is the output of the encoder's submodule
+    `embedding`, mean over the tokens, or the inputs themselves where it has none.
+
+  Raises:
+    ConfigError: fewer than one expert.
+
+  References:
+    Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
+    Mixture-of-Experts, KDD 2018, eq. 6 and 7.
+  """
+  _layers.check(common, 'mmoe.common')
+  if experts < 1:
+    raise errors.ConfigError(f'mmoe: experts={experts} must be 1 or more')
+  tasks = tuple(tasks)
+  modules = {task.name: _Gated(tuple(range(experts)), task.head) for task in tasks}
+  shared = _Experts(encoder, experts, common)
+  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+
+
+def cgc(
+  encoder: nn.Module,
+  tasks: Sequence[Task],
+  *,
+  shared_experts: int = 2,
+  task_experts: int = 1,
+  common: str = COMMON,
+) -> MultiTaskModel:
+  """Customized gate control: a task's gate weighs the shared experts and its own, no others.
+
+  Args:
+    encoder: an expert, `(inputs, train=False) -> features`.
+    tasks: the tasks with their heads.
+    shared_experts: experts that every task reads.
+    task_experts: experts of each task.
+    common: see `mmoe`.
+
+  Returns:
+    the model. All experts are θ, stacked: the shared ones, then those of each task in order; of the
+    gradients of task i those of other tasks' experts are zero.
+
+  Raises:
+    ConfigError: a negative number of experts, or a task without any.
+
+  References:
+    Tang et al., Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for
+    Personalized Recommendations, RecSys 2020, section 4.1.
+  """
+  _layers.check(common, 'cgc.common')
+  if min(shared_experts, task_experts) < 0 or shared_experts + task_experts < 1:
+    raise errors.ConfigError(
+      f'cgc: shared_experts={shared_experts} and task_experts={task_experts} must be 0 or more, '
+      'and one of them at least 1'
+    )
+  tasks = tuple(tasks)
+  modules = {}
+  for i, task in enumerate(tasks):
+    first = shared_experts + i * task_experts
+    read = (*range(shared_experts), *range(first, first + task_experts))
+    modules[task.name] = _Gated(read, task.head)
+  shared = _Experts(encoder, shared_experts + len(tasks) * task_experts, common)
+  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Experts:
+  """A shared half with the two methods of a Flax module that a model calls.
+
+  Features: `{'experts': [B, E, ...], 'gate': [B, D]}`.
+  """
+
+  encoder: nn.Module
+  count: int
+  common: str
+
+  def init(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
+    def one(key):
+      return init_module(self.encoder, 'the encoder', key, inputs)
+
+    first = one(key)
+    stacked = jax.vmap(one)(jax.random.split(key, self.count))
+    chosen = jax.tree.map(
+      lambda axis, single, many: many if axis == 0 else single, self._axes(first), first, stacked
+    )
+    return {'params': {'experts': chosen}}
+
+  def apply(self, variables: Any, inputs: Any, train: bool = False, rngs: Any = None) -> Any:
+    params = variables['params']['experts']
+    key = rngs['dropout'] if train else None
+
+    def expert(params, key):
+      seen = []
+
+      def note(path, x, y):
+        del path, x
+        seen.append(y)
+        return y
+
+      features = _layers.run(self.encoder, params, inputs, key, 'embedding', note)
+      return features, seen[:1]
+
+    keys = None if key is None else jax.random.split(key, self.count)
+    axes = (jax.tree.map(lambda axis: None if axis else 0, self._axes(params)), 0)
+    features, seen = jax.vmap(expert, axes, out_axes=1)(params, keys)
+    return {'experts': features, 'gate': self._gate_input(seen, inputs)}
+
+  def _gate_input(self, seen: list[jax.Array], inputs: Any) -> jax.Array:
+    if seen:  # [B, E, S, D], the same for every expert but for dropout
+      pooled: Any = pooling.Pool('mean').apply({}, seen[0][:, 0], inputs)
+      return pooled
+    if not hasattr(inputs, 'shape'):
+      raise errors.ConfigError(
+        "A gate reads the encoder's submodule 'embedding', which this encoder lacks, or the "
+        f'inputs, which are no array but {jax.tree.structure(inputs)}'
+      )
+    return inputs.reshape(inputs.shape[0], -1)
+
+  def _axes(self, params: Any) -> Any:
+    """0 for what each expert has of its own, 1 for what is common."""
+    found = re.compile(self.common)
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: int(bool(found.search(sharding.path_of(path)))), params
+    )
+
+
+class _Gated(nn.Module):
+  """A task's half: its gate over some of the experts, then its head."""
+
+  read: tuple[int, ...]
+  head: nn.Module
+
+  @nn.compact
+  def __call__(self, features: Mapping[str, Any], inputs: Any, train: bool = False) -> Any:
+    gate = nn.Dense(len(self.read), name='gate')(features['gate'].astype(jnp.float32))
+    weights = nn.softmax(gate)  # [B, R]
+
+    def mix(leaf):  # [B, E, ...]
+      chosen = leaf[:, jnp.array(self.read)]
+      scale = weights.astype(leaf.dtype).reshape(*weights.shape, *(1,) * (leaf.ndim - 2))
+      return jnp.sum(scale * chosen, axis=1)
+
+    return self.head(jax.tree.map(mix, features['experts']), inputs, train=train)

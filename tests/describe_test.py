@@ -1,0 +1,69 @@
+"""The numbers of a model before it is trained, and the command that prints them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtl_jax import _flops, describe, encoders, sharing
+from tests import models
+
+
+def test_operations_of_products_convolutions_and_loops():
+  x, w = jnp.ones((5, 7)), jnp.ones((7, 3))
+  assert _flops.count(jnp.matmul, x, w) == 2 * 5 * 7 * 3
+  assert _flops.count(jax.jit(lambda x: jax.vmap(lambda row: row @ w)(x)), x) == 2 * 5 * 7 * 3
+  image, kernel = jnp.ones((2, 8, 8, 6)), jnp.ones((3, 3, 3, 10))
+  convolve = lambda i, k: jax.lax.conv_general_dilated(  # noqa: E731
+    i, k, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=2
+  )
+  assert _flops.count(convolve, image, kernel) == 2 * (2 * 8 * 8 * 10) * (3 * 3 * 3)
+  square = jnp.ones((4, 4))
+  scan = lambda s: jax.lax.scan(lambda c, _: (c @ s, None), s, None, length=9)[0]  # noqa: E731
+  assert _flops.count(scan, square) == 9 * 2 * 4**3
+  choose = lambda s: jax.lax.cond(s[0, 0] > 0, lambda s: s @ s @ s, lambda s: s @ s, s)  # noqa: E731
+  assert _flops.count(choose, square) == 2 * 2 * 4**3
+
+
+@pytest.mark.parametrize('name', sharing.SHARING)
+def test_sizes_of_every_architecture(name):
+  options = {'adapters': {'layers': r'Dense_\d', 'features': 3}, 'lora': {'layers': r'Dense_\d'}}
+  model = sharing.get(name)(encoders.MLP((16, 16)), models.tasks(False), **options.get(name, {}))
+  batch = models.shared_batch('mlp')
+  size = describe.measure(model, batch)
+  params = models.init(model, batch)
+  assert size.shared == sum(np.size(leaf) for leaf in jax.tree.leaves(params['shared']))
+  assert size.parameters == sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+  column, trunk = 6 * 16 + 16 + 16 * 16 + 16, 2 * (6 * 16 + 16 * 16)
+  first = 2 * 6 * 16
+  heads = {'intent': 2 * 16 * 5, 'topics': 2 * 16 * 3, 'score': 2 * 16}
+  gates = {'mmoe': 2 * 6 * 4, 'cgc': 2 * 6 * 3}.get(name, 0)
+  assert size.task_operations == {task: work + gates for task, work in heads.items()}
+  assert describe.separate(model, encoders.MLP((16, 16)), batch).operations == 3 * trunk + sum(
+    heads.values()
+  )
+  expected = {
+    'hard': (column, trunk),
+    'separate': (0, 3 * trunk),
+    'soft': (3 * column, 3 * trunk),
+    'cross_stitch': (3 * column + 2 * 9 * 16, 3 * trunk),
+    'mmoe': (4 * column, 4 * trunk),
+    'cgc': (5 * column, 5 * trunk),
+    # The first layer reads what all tasks share, and is computed once.
+    'adapters': (column, first + 3 * (trunk - first + 2 * 4 * 16 * 3)),
+    'lora': (column, first + 3 * (trunk - first + 2 * 8 * (6 + 16 + 16 + 16))),
+  }
+  assert (size.shared, size.encoder_operations) == expected[name]
+
+
+def test_the_command(capsys):
+  command = ['describe', '--config=configs/quickstart.py', '--variants=sum']
+  assert describe.main(command) == 0
+  shown = capsys.readouterr().out
+  assert 'sharing hard' in shown
+  assert 'separate models' in shown
+  assert describe.main(['describe', '--help']) == 0
+  assert '--workdir' not in capsys.readouterr().out.split('flags:')[1]
+  assert describe.main([*command, '--config.sharing.name=sof']) == 2
+  assert "did you mean 'soft'" in capsys.readouterr().err
+  assert describe.main(['describe', '--config=none.py']) == 2

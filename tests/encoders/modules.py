@@ -1,0 +1,60 @@
+"""What the tests of text and image encoders share: random parameters, and every mode of a call."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def params(module, inputs, seed=0):
+  """Random parameters of a module's shapes: no bias is zero, no scale one."""
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)['params']
+  return jax.tree.map(lambda leaf: rng.normal(0, 0.4, leaf.shape).astype(np.float32), shapes)
+
+
+def exact(tree):
+  return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+def check_modes(make, inputs):
+  """Dropout in training only, gradients that are finite and reach every parameter, bfloat16.
+
+  Args:
+    make: dropout, dtype -> module.
+    inputs: of the module.
+  """
+  values = params(make(0.5, jnp.float32), inputs)
+
+  def everything(values):
+    def train(values, seed, dropout=0.5):
+      rngs = {'dropout': jax.random.key(seed)}
+      module = make(dropout, jnp.float32)
+      return module.apply({'params': values}, inputs, train=True, rngs=rngs)
+
+    def loss(values):
+      states = train(values, 0, dropout=0.0)
+      return jnp.sum(states**2), states
+
+    (_, without), grads = jax.value_and_grad(loss, has_aux=True)(values)
+    one, other = jax.vmap(lambda seed: train(values, seed))(jnp.arange(2))
+    evaluated = make(0.5, jnp.float32).apply({'params': values}, inputs)
+    with jax.numpy_dtype_promotion('standard'):  # Flax's normalizations and cells count on it
+      low = make(0.0, jnp.bfloat16).apply({'params': values}, inputs)
+    return {
+      'evaluated': evaluated,
+      'without': without,
+      'one': one,
+      'other': other,
+      'low': low,
+      'grads': grads,
+    }
+
+  got = jax.jit(everything)(values)
+  np.testing.assert_allclose(got['evaluated'], got['without'], rtol=1e-4, atol=1e-5)
+  assert got['low'].dtype == jnp.bfloat16
+  scale = np.abs(got['evaluated']).max()
+  np.testing.assert_allclose(got['low'].astype(np.float32), got['evaluated'], atol=0.1 * scale)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(got['grads']):
+    assert np.isfinite(leaf).all(), path
+    assert np.any(leaf), path
+  return got

@@ -1,0 +1,115 @@
+"""What holds for every architecture: the two halves, the regimes, the ways of the step, a mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mtl_jax
+from mtl_jax import optim, sharding, sharing
+from tests import models
+
+OPTIONS = {'lora': {'rank': 2}, 'adapters': {'features': 3, 'scale': 0.1}}
+MLP_LAYERS = {'adapters': r'Dense_\d', 'lora': r'Dense_\d'}
+BATCHES = {'shared': models.shared_batch, 'own': models.own_batch}
+
+
+def share(name, **more):
+  return functools.partial(sharing.get(name), **OPTIONS.get(name, {}), **more)
+
+
+def mlp(name):
+  more = {'layers': MLP_LAYERS[name]} if name in MLP_LAYERS else {}
+  return models.model('mlp', share=share(name, **more))
+
+
+def moved(params, seed=5):
+  """Away from starts at zero or at one another, which hide what depends on them."""
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  noise = [0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+  return jax.tree.unflatten(structure, [x + n for x, n in zip(leaves, noise, strict=True)])
+
+
+@pytest.mark.parametrize('regime', BATCHES)
+@pytest.mark.parametrize('name', sharing.SHARING)
+def test_task_gradients_are_those_of_each_loss(name, regime):
+  """Each task's own jax.grad of the plain losses; on another task's parameters it is zero."""
+  model, batch = models.model('transformer', share=share(name)), BATCHES[regime]()
+  params = moved(models.init(model, batch))
+  assert set(params) == {'shared', 'tasks'}
+  losses, grads = jax.jit(lambda p: mtl_jax.task_gradients(model, p, batch))(params)
+  np.testing.assert_allclose(losses, models.losses(model, params, batch), rtol=1e-5)
+  models.assert_trees_close(grads, models.loss_by_loss(model, params, batch))
+  others = jax.jit(jax.jacrev(lambda p: model.losses(p, batch)))(params)['tasks']
+  for i, task in enumerate(models.NAMES):
+    for j, other in enumerate(models.NAMES):
+      some = any(np.asarray(leaf[i]).any() for leaf in jax.tree.leaves(others[other]))
+      assert some == (task == other), (task, other, j)
+
+
+@pytest.mark.parametrize('name', sharing.SHARING)
+def test_every_way_of_the_step_is_the_same(name):
+  model, batch = mlp(name), models.shared_batch('mlp')
+  params, optimizer = moved(models.init(model, batch)), optax.sgd(0.1)
+
+  def update(balance, **options):
+    state = mtl_jax.init_train_state(
+      model, balance, optimizer, jax.random.key(1), batch, params=params
+    )
+    step = mtl_jax.make_train_step(model, balance, optimizer, monitor=True, **options)
+    return step(state, batch)[0].params
+
+  mean = update(optim.mean_tasks(), unit_task_weights=True)
+  expected = update(optim.mgda(), jacobian='stacked')
+  models.assert_trees_close(update(optim.mgda(), jacobian='sequential'), expected)
+  models.assert_trees_close(update(optim.mgda(), jacobian='matrix_free'), expected)
+  models.assert_trees_close(mean['tasks'], expected['tasks'])  # own parameters are never balanced
+  every = optim.every_k(optim.mean_tasks(), 2)
+  models.assert_trees_close(update(every)['shared'], mean['shared'])
+
+
+@pytest.mark.parametrize('name', sharing.SHARING)
+def test_losses_fall_in_ten_steps_for_two_seeds_at_once(name):
+  model, batch = models.model('transformer', 0.1, share(name)), models.own_batch()
+  balance, optimizer = optim.pcgrad(), optax.adam(1e-2)
+  step = mtl_jax.make_train_step(model, balance, optimizer, jit=False)
+
+  def train(key):
+    state = mtl_jax.init_train_state(model, balance, optimizer, key, batch)
+    _, metrics = jax.lax.scan(lambda state, _: step(state, batch), state, None, length=10)
+    return metrics
+
+  metrics = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(0), 2))
+  assert np.isfinite(metrics['loss']).all()
+  assert (metrics['loss'][:, -1].sum(-1) < metrics['loss'][:, 0].sum(-1)).all()
+
+
+@pytest.mark.parametrize('name', sharing.SHARING)
+def test_eight_devices_give_the_update_of_one(name):
+  model, batch = mlp(name), models.shared_batch('mlp')
+  params, balance, optimizer = moved(models.init(model, batch)), optim.mgda(), optax.sgd(0.1)
+  results = []
+  for mesh in (None, sharding.make_mesh(4, 2)):
+    state = mtl_jax.init_train_state(
+      model, balance, optimizer, jax.random.key(1), batch, params=params, mesh=mesh
+    )
+    step = mtl_jax.make_train_step(model, balance, optimizer, mesh=mesh)
+    placed = batch if mesh is None else sharding.shard_batch(batch, mesh)
+    results.append(step(state, placed)[0].params)
+  models.assert_trees_close(*results)
+
+
+@pytest.mark.parametrize('name', sharing.SHARING)
+def test_outputs_need_no_labels_and_evaluation_adds_up(name):
+  model, batch = mlp(name), models.shared_batch('mlp')
+  params = moved(models.init(model, batch))
+  outputs = jax.jit(model.outputs)(params, {'inputs': batch['inputs']})
+  models.assert_trees_close(outputs, jax.jit(model.outputs)(params, batch))
+  result = mtl_jax.make_eval_step(model)(params, batch)
+  mean = result['loss_sum'] / result['loss_count']
+  np.testing.assert_allclose(mean, models.losses(model, params, batch), rtol=1e-5)
+  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs))
