@@ -28,6 +28,7 @@ def test_operations_of_products_convolutions_and_loops():
 @pytest.mark.parametrize('name', sharing.SHARING)
 def test_sizes_of_every_architecture(name):
   options = {'adapters': {'layers': r'Dense_\d', 'features': 3}, 'lora': {'layers': r'Dense_\d'}}
+  options['hyper_adapters'] = {**options['adapters'], 'embedding': 5, 'hidden': 7}
   model = sharing.get(name)(encoders.MLP((16, 16)), models.tasks(False), **options.get(name, {}))
   batch = models.shared_batch('mlp')
   size = describe.measure(model, batch)
@@ -53,6 +54,12 @@ def test_sizes_of_every_architecture(name):
     'adapters': (column, first + 3 * (trunk - first + 2 * 4 * 16 * 3)),
     'lora': (column, first + 3 * (trunk - first + 2 * 8 * (6 + 16 + 16 + 16))),
   }
+  generated = 5 * (2 * 16 * 3 + 2 * 16)
+  hyper = 2 * (15 * 7 + 7 * 5 + generated)  # operations a layer and a batch of 16
+  expected['hyper_adapters'] = (
+    column + 15 * 7 + 7 * 5 + generated + 3 * 5,
+    first + 3 * (trunk - first + 2 * 4 * 16 * 3 + 2 * hyper / 16),
+  )
   assert (size.shared, size.encoder_operations) == expected[name]
 
 

@@ -10,12 +10,23 @@ from mtl_jax.sharing.adapters import adapters, lora
 from mtl_jax.sharing.cross_stitch import cross_stitch
 from mtl_jax.sharing.experts import cgc, mmoe
 from mtl_jax.sharing.hard import hard
+from mtl_jax.sharing.hyper_adapters import hyper_adapters
 from mtl_jax.sharing.separate import separate
 from mtl_jax.sharing.soft import soft
 
 SHARING: dict[str, Callable[..., MultiTaskModel]] = {
   architecture.__name__: architecture
-  for architecture in (hard, separate, soft, cross_stitch, mmoe, cgc, adapters, lora)
+  for architecture in (
+    hard,
+    separate,
+    soft,
+    cross_stitch,
+    mmoe,
+    cgc,
+    adapters,
+    lora,
+    hyper_adapters,
+  )
 }
 """Every architecture by name."""
 
@@ -40,6 +51,7 @@ __all__ = [
   'cross_stitch',
   'get',
   'hard',
+  'hyper_adapters',
   'lora',
   'mmoe',
   'options',

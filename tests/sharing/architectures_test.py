@@ -34,6 +34,10 @@ def relu(x):
   return np.maximum(x, 0)
 
 
+def gelu(x):
+  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
 def check(actual, features, head):
   np.testing.assert_allclose(actual, dense(features, head['Dense_0'])[:, 0], rtol=1e-4, atol=1e-5)
 
@@ -108,10 +112,34 @@ def test_adapters():
   for layer in ('Dense_0', 'Dense_1'):
     own = params['tasks']['score']['encoder'][layer]
     y = dense(x, params['shared'][layer])
-    z = y @ own['down'] + own['down_bias']
-    gelu = 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
-    x = relu(y + gelu @ own['up'] + own['up_bias'])
+    x = relu(y + gelu(y @ own['down'] + own['down_bias']) @ own['up'] + own['up_bias'])
   check(actual, x, params['tasks']['score']['head'])
+
+
+def test_hyper_adapters():
+  options = {'features': 3, 'embedding': 5, 'hidden': 7}
+  actual, params, x = forward('hyper_adapters', layers=r'Dense_\d', **options)
+  shared, hyper = params['shared'], params['shared']['hyper']
+  assert set(params['tasks']['score']['encoder']) == {'embedding'}
+  for layer in ('Dense_0', 'Dense_1'):
+    known = (params['tasks']['score']['encoder']['embedding'], shared['layers'][layer])
+    v = relu(np.concatenate((*known, shared['places']['output'])) @ hyper['input'])
+    v = v @ hyper['output']
+    down, up, scale, shift = (
+      np.tensordot(v, hyper[name], 1) for name in ('down', 'up', 'scale', 'shift')
+    )
+    y = dense(x, shared['encoder'][layer])
+    change = gelu(y @ down) @ up
+    change -= change.mean(1, keepdims=True)
+    x = relu(y + scale * change / np.sqrt(change.var(1, keepdims=True) + 1e-5) + shift)
+  check(actual, x, params['tasks']['score']['head'])
+
+
+def test_hyper_adapters_tell_layers_from_places():
+  model, batch = models.model('transformer', share=sharing.hyper_adapters), models.shared_batch()
+  shared = models.init(model, batch)['shared']
+  assert set(shared['layers']) == {'_Block_0'}
+  assert set(shared['places']) == {'MultiHeadDotProductAttention_0', 'Dense_1'}
 
 
 def test_lora():
@@ -224,6 +252,8 @@ def test_columns_start_equal_or_apart():
     ('adapters', {'features': 0}, 'features=0'),
     ('adapters', {}, 'there are Dense_0'),
     ('lora', {'rank': 0}, 'rank=0'),
+    ('hyper_adapters', {'hidden': 0}, 'hidden=0'),
+    ('hyper_adapters', {'layers': '('}, 'no regular expression'),
   ],
 )
 def test_options_that_cannot_be(name, options, message):

@@ -13,7 +13,8 @@ from mtl_jax import optim, sharding, sharing
 from tests import models
 
 OPTIONS = {'lora': {'rank': 2}, 'adapters': {'features': 3, 'scale': 0.1}}
-MLP_LAYERS = {'adapters': r'Dense_\d', 'lora': r'Dense_\d'}
+OPTIONS['hyper_adapters'] = {'features': 3, 'embedding': 5, 'hidden': 7}
+MLP_LAYERS = dict.fromkeys(OPTIONS, r'Dense_\d')
 BATCHES = {'shared': models.shared_batch, 'own': models.own_batch}
 
 

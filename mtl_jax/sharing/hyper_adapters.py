@@ -1,0 +1,131 @@
+"""Adapters whose weights a common hypernetwork makes of a task's embedding."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtl_jax import errors
+from mtl_jax.model import init_module
+from mtl_jax.sharing import _by_task, _layers
+from mtl_jax.sharing.adapters import SUBLAYERS
+from mtl_jax.tasks import Task
+
+_START = 0.1  # deviation of the generated weights at the start
+
+
+def hyper_adapters(
+  encoder: nn.Module,
+  tasks: Sequence[Task],
+  *,
+  layers: str = SUBLAYERS,
+  features: int = 24,
+  embedding: int = 64,
+  hidden: int = 128,
+) -> _by_task.ByTaskModel:
+  """Every task has adapters y + LN(gelu(y·D)·U) in a common trunk, made by a hypernetwork.
+
+  D, U, and the scale γ and shift β of the normalization LN are linear in v = relu([z, l, p]·W₁)·W₂:
+  z is the task's embedding, l that of the layer and p that of the place in it (the path's first
+  part, and the rest). They begin small, so that an adapter begins near the identity.
+
+  Args:
+    encoder: `(inputs, train=False) -> features`, the trunk.
+    tasks: the tasks with their heads.
+    layers: regular expression of the submodules' paths whose outputs are adapted, all of one width;
+      by default the attention and the feed-forward layer of each block of our Transformers.
+    features: width of the bottleneck.
+    embedding: width of z, l, p and v.
+    hidden: width of W₁'s output.
+
+  Returns:
+    the model. The trunk, the hypernetwork and the embeddings of layers and places are θ; a task's
+    own are z and its head: tasks learn from each other how to adapt.
+
+  Raises:
+    ConfigError: a width below 1; no layer matches, or layers of different widths do (at `init`).
+
+  References:
+    Mahabadi et al., Parameter-efficient Multi-task Fine-tuning for Transformers via Shared
+    Hypernetworks, ACL 2021, section 2.3 and 2.4 (HyperFormer++).
+  """
+  _layers.check(layers, 'hyper_adapters.layers')
+  for name, value in (('features', features), ('embedding', embedding), ('hidden', hidden)):
+    if value < 1:
+      raise errors.ConfigError(f'hyper_adapters: {name}={value} must be 1 or more')
+  encoding = _Hyper(encoder, layers, features, embedding, hidden)
+  return _by_task.ByTaskModel(encoding, tuple(tasks))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Hyper:
+  encoder: nn.Module
+  layers: str
+  features: int
+  embedding: int
+  hidden: int
+
+  def init(self, key: jax.Array, inputs: Any, tasks: int) -> tuple[Any, list[Any]]:
+    trunk_key, hyper_key, task_key = jax.random.split(key, 3)
+    trunk = init_module(self.encoder, 'the encoder', trunk_key, inputs)
+    found = _layers.find(self.encoder, trunk, inputs, self.layers, 'hyper_adapters.layers')
+    widths = {path: output.shape[-1] for path, (_, output) in found.items()}
+    if len(set(widths.values())) > 1:
+      raise errors.ConfigError(f'hyper_adapters.layers: they have different widths: {widths}')
+    width, size = next(iter(widths.values())), self.embedding
+    layers, places = (dict.fromkeys(parts) for parts in zip(*map(_split, found), strict=True))
+    keys = iter(jax.random.split(hyper_key, 6 + len(layers) + len(places)))
+
+    def normal(*shape: int, scale: float = 1.0) -> jax.Array:
+      return scale * jax.random.normal(next(keys), shape)
+
+    shared = {
+      'encoder': trunk,
+      'hyper': {
+        'input': normal(3 * size, self.hidden, scale=(1.5 * size) ** -0.5),
+        'output': normal(self.hidden, size, scale=self.hidden**-0.5),
+        **{
+          name: normal(size, *shape, scale=_START * size**-0.5)
+          for name, shape in {
+            'down': (width, self.features),
+            'up': (self.features, width),
+            'scale': (width,),
+            'shift': (width,),
+          }.items()
+        },
+      },
+      'layers': {name: normal(size) for name in layers},
+      'places': {name: normal(size) for name in places},
+    }
+    return shared, [
+      {'embedding': jax.random.normal(k, (size,))} for k in jax.random.split(task_key, tasks)
+    ]
+
+  def apply(self, shared, own, index, inputs, key):
+    del index
+    hyper = shared['hyper']
+
+    def hook(path, x, y):
+      del x
+      layer, place = _split(path)
+      known = (own['embedding'], shared['layers'][layer], shared['places'][place])
+      v = nn.relu(jnp.concatenate(known) @ hyper['input']) @ hyper['output']
+      made = {
+        name: jnp.tensordot(v, hyper[name], 1).astype(y.dtype)
+        for name in ('down', 'up', 'scale', 'shift')
+      }
+      change = nn.gelu(y @ made['down']) @ made['up']
+      change = nn.standardize(change.astype(jnp.float32)).astype(y.dtype)
+      last = (*(1,) * (y.ndim - 1), -1)
+      return y + change * made['scale'].reshape(last) + made['shift'].reshape(last)
+
+    return _layers.run(self.encoder, shared['encoder'], inputs, key, self.layers, hook)
+
+
+def _split(path: str) -> tuple[str, str]:
+  """The layer, and the place in it: '_Block_0/Dense_1' -> '_Block_0', 'Dense_1'."""
+  layer, _, place = path.partition('/')
+  return layer, place.replace('/', '.') or 'output'
