@@ -166,8 +166,10 @@ def test_nearly_parallel_rows(tasks, size):
       assert error <= 3e-2 or tasks > size, (name, error)
     if name in ('gradvac', 'pcgrad'):
       assert error <= 1e-6, name
-    if name == 'aligned_rmse':  # the only mode in which the rank hardly matters
-      assert error <= 1e-4
+    if name == 'aligned_rmse':  # an eigenvalue at the tolerance may count or not
+      exact = [oracles.aligned_mtl(rows, equal(tasks), 'rmse', slack) for slack in (-1, 0, 1)]
+      errors = [np.linalg.norm(direction - d) / np.linalg.norm(d) for d in exact]
+      assert min(errors) <= 1e-4
 
 
 def test_imtl_g_is_the_closed_form_of_the_paper():

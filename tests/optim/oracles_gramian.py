@@ -93,10 +93,15 @@ def imtl_g_closed_form(jacobian: np.ndarray) -> np.ndarray:
   return (1 - alpha.sum()) * jacobian[0] + alpha @ jacobian[1:]
 
 
-def aligned_mtl(jacobian: np.ndarray, p: np.ndarray, scale_mode: str) -> np.ndarray:
-  """Senushkin et al. 2023 by the singular values of J: √s (XYᵀ)ᵀp over those kept."""
+def aligned_mtl(
+  jacobian: np.ndarray, p: np.ndarray, scale_mode: str, slack: float = 0.0
+) -> np.ndarray:
+  """Senushkin et al. 2023 by the singular values of J: √s (XYᵀ)ᵀp over those kept.
+
+  `slack` moves the tolerance by so many ε λmax, as the rounding of a float32 G does.
+  """
   left, singular, right = np.linalg.svd(jacobian, full_matrices=False)
-  kept = singular**2 > len(jacobian) * EPS * singular[0] ** 2
+  kept = singular**2 > (len(jacobian) + slack) * EPS * singular[0] ** 2
   scale = scale_of(np.sort(singular[kept] ** 2), scale_mode)
   return np.sqrt(scale) * ((p @ left[:, kept]) @ right[kept])
 
