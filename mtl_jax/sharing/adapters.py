@@ -15,8 +15,8 @@ from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
 Shape = Any
-SUBLAYERS = r'_Block_\d+/(MultiHeadDotProductAttention_0|Dense_1)'
-PROJECTIONS = r'_Block_\d+/MultiHeadDotProductAttention_0/(query|value)'
+SUBLAYERS = r'_?Block_\d+/(MultiHeadDotProductAttention_0|Dense_1)'
+PROJECTIONS = r'_?Block_\d+/MultiHeadDotProductAttention_0/(query|value)'
 
 
 def adapters(

@@ -13,7 +13,7 @@ from mtl_jax.model import MultiTaskModel
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
-LAYERS = r'(_Block|Bidirectional|Dense)_\d+'
+LAYERS = r'(_?Block|Bidirectional|Conv|Dense)_\d+'
 
 
 def cross_stitch(
@@ -31,8 +31,8 @@ def cross_stitch(
   Args:
     encoder: `(inputs, train=False) -> features`.
     tasks: the tasks with their heads.
-    layers: regular expression of the submodules' paths whose outputs are mixed; by default our
-      encoders' layers.
+    layers: regular expression of the submodules' paths whose outputs are mixed; by default the
+      layers of Transformer, ViT, BiLSTM, CNN, MLP and LeNet.
     own_weight: αᵢᵢ at the start; the rest of 1 is spread evenly over the other columns.
     by_channel: an α for each channel of a layer, as in the paper, or one for the layer.
 
