@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mtl_jax import _build, _console, _early_stopping, _window, _workdir, checkpoint, errors
+from mtl_jax import _build, _console, _early_stopping, _window, _workdir, checkpoint, errors, halves
 from mtl_jax import config as config_lib
 from mtl_jax import metrics as metrics_lib
 from mtl_jax.data import pipeline
@@ -210,11 +210,15 @@ class Training:
       {
         name: (self._data.specs[name].kind, self._data.specs[name].metrics, labels)
         for name, labels in self._data.label_names.items()
-      }
+      },
+      joint=not self._data.own_inputs,
     )
     try:
       for batch, result in self._results_of(params, split):
-        accumulator.add(batch['targets'], batch.get('mask'), result)
+        by_task = halves.examples(batch, self._names)
+        targets = {name: example['targets'] for name, example in by_task.items()}
+        masks = {name: example['mask'] for name, example in by_task.items()}
+        accumulator.add(targets, masks, result)
       values = accumulator.compute()
     except errors.NonFiniteError as e:
       raise errors.NonFiniteError(f'{split} split after step {step}: {e}') from None

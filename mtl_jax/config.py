@@ -285,7 +285,8 @@ def _check(run: Plain, where: str) -> Plain:
 
 
 def _check_dataset(run: Plain) -> None:
-  specs = builders.get(run['dataset']['name']).TASKS
+  builder = builders.get(run['dataset']['name'])
+  specs = builder.TASKS
   only = [name for names in run.pop('only') for name in str(names).split(',')]  # --config.only=a,b
   for name in run['tasks']:
     if name not in specs:
@@ -307,13 +308,18 @@ def _check_dataset(run: Plain) -> None:
         raise errors.ConfigError(
           f'tasks.{name}.{key}: no {options[key]!r}{errors.nearest(options[key], heads.POOLINGS)}'
         )
-    metrics.check(name, specs[name].kind, specs[name].metrics)
+    metrics.check(name, specs[name].kind, specs[name].metrics, specs[name].labels)
   metric = run['train']['early_stopping']['metric']
   valid = ['mean', 'loss', 'joint.exact_match']
   valid += [f'{name}.{metric}' for name in run['tasks'] for metric in specs[name].metrics]
   if metric not in valid:
     raise errors.ConfigError(
       f'train.early_stopping.metric: no metric {metric!r}{errors.nearest(metric, valid)}'
+    )
+  if metric == 'joint.exact_match' and builder.OWNER:
+    raise errors.ConfigError(
+      'train.early_stopping.metric: joint exact match is that of tasks which share their examples, '
+      f'and those of {run["dataset"]["name"]!r} do not'
     )
   if metric == 'joint.exact_match' and all(specs[n].kind == 'regression' for n in run['tasks']):
     raise errors.ConfigError('train.early_stopping.metric: regression has no joint exact match')

@@ -55,6 +55,12 @@ def _mcc(targets, predictions, _):
   return sklearn.matthews_corrcoef(targets, predictions)
 
 
+def _binary_f1(targets, predictions, _):
+  positive = predictions == 1
+  targets = np.where(targets == UNKNOWN, ~positive, targets == 1)  # wrong, whatever was predicted
+  return sklearn.f1_score(targets, positive, zero_division=0)
+
+
 def _macro_f1(targets, predictions, _):
   if targets.ndim == 2:
     pair = _indicators(targets, predictions)
@@ -115,6 +121,7 @@ def _correlation(correlate):
 
 METRICS: dict[str, Metric] = {
   'accuracy': Metric(_accuracy, True, ('classification',)),
+  'binary_f1': Metric(_binary_f1, True, ('classification',)),
   'macro_f1': Metric(_macro_f1, True, ('classification', 'multilabel')),
   'mcc': Metric(_mcc, True, ('classification',)),
   'micro_f1': Metric(_micro_f1, True, ('multilabel',)),
@@ -135,6 +142,7 @@ METRICS: dict[str, Metric] = {
 """The metrics by name. Undefined ratios are 0, as in scikit-learn and seqeval:
 
 * `macro_f1` averages over the classes (columns) that occur in the targets or the predictions;
+* `binary_f1` is the F1 of the second of two classes;
 * `f1`, `precision`, `recall` are seqeval's, on entities of IOB (or IOBES) label names, counted as
   conlleval does; neighbouring unknown labels form one entity that is missed;
 * `exact_match` is the share of examples with every labelled entry right (subset accuracy);
@@ -157,6 +165,11 @@ def check(
     if name not in valid:
       raise ConfigError(
         f'task {task!r}: metric {name!r} is not defined for {kind}{nearest(name, valid)}'
+      )
+    if name == 'binary_f1' and label_names is not None and len(label_names) != 2:
+      raise ConfigError(
+        f'task {task!r}: metric {name!r} is that of two classes, not of the {len(label_names)} '
+        'there are; use macro_f1'
       )
     if name in ENTITY_METRICS and label_names is not None:
       odd = [s for s in label_names if s != 'O' and not s.startswith(('B-', 'I-', 'E-', 'S-'))]

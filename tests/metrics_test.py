@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn
 
 from mtl_jax import metrics
 from mtl_jax.errors import ConfigError, DataError, NonFiniteError
@@ -40,6 +41,19 @@ def test_classification_by_hand():
   # Six labelled examples, three right; the unknown label is a false positive of class 0.
   assert got['accuracy'] == pytest.approx(3 / 6)
   assert got['macro_f1'] == pytest.approx(np.mean([f1(1, 2, 1), f1(1, 1, 0), f1(1, 0, 1)]))
+
+
+def test_binary_f1_is_that_of_the_second_class():
+  rng = np.random.default_rng(4)
+  y, p = rng.integers(0, 2, (2, 50))
+  got = evaluate('classification', ('binary_f1',), [(y, p)], ('no', 'yes'))['binary_f1']
+  assert got == pytest.approx(f1(np.sum(y & p), np.sum((1 - y) & p), np.sum(y & (1 - p))))
+  assert got == pytest.approx(sklearn.f1_score(y, p))
+  assert got != pytest.approx(sklearn.f1_score(1 - y, 1 - p))
+  # An unknown label is wrong either way: a false positive and a false negative.
+  batches = [([1, -1, -2, -2], [1, 1, 1, 0])]
+  assert evaluate('classification', ('binary_f1',), batches)['binary_f1'] == f1(1, 1, 1)
+  assert evaluate('classification', ('binary_f1',), [([0, 0], [0, 0])])['binary_f1'] == 0
 
 
 def test_mcc_binary_formula():
@@ -151,7 +165,8 @@ def test_correlation_of_constants_is_zero(y, p):
 )
 def test_no_labels_give_none(kind, y):
   names = tuple(name for name, metric in metrics.METRICS.items() if kind in metric.kinds)
-  accumulator = metrics.Accumulator({'x': (kind, names, IOB)})
+  labels = IOB if kind == 'tagging' else None
+  accumulator = metrics.Accumulator({'x': (kind, names, labels)})
   result = {'loss_sum': [0.0], 'loss_count': [0.0], 'outputs': {'x': np.zeros_like(y)}}
   accumulator.add({'x': np.asarray(y)}, {'x': np.array([True])}, result)
   got = accumulator.compute()
@@ -161,7 +176,7 @@ def test_no_labels_give_none(kind, y):
     'loss': {'x': None},
     'count': {'x': 0},
   }
-  assert got == metrics.Accumulator({'x': (kind, names, IOB)}).compute()
+  assert got == metrics.Accumulator({'x': (kind, names, labels)}).compute()
 
 
 def test_joint_match_losses_and_counts():
@@ -230,6 +245,7 @@ def test_joint_match_only_where_rows_are_the_same_examples():
     ('taging', ('f1',), None, "unknown kind 'taging'; did you mean 'tagging'"),
     ('tagging', ('f1',), ('NN', 'VB'), "IOB labels .* not 'NN'; use token_accuracy"),
     ('tagging', ('f1',), None, 'need label_names'),
+    ('classification', ('binary_f1',), IOB, 'two classes, not of the 5 there are; use macro_f1'),
   ],
 )
 def test_bad_metrics(kind, names, labels, message):
@@ -299,7 +315,8 @@ def test_every_metric_is_tested_for_its_kinds_and_bounded():
   for name, metric in metrics.METRICS.items():
     for kind in metric.kinds:
       y, p = data[kind]
-      perfect = evaluate(kind, (name,), [(y, y)], IOB)[name]
-      other = evaluate(kind, (name,), [(y, p)], IOB)[name]
+      labels = IOB if kind == 'tagging' else None
+      perfect = evaluate(kind, (name,), [(y, y)], labels)[name]
+      other = evaluate(kind, (name,), [(y, p)], labels)[name]
       assert perfect == pytest.approx(1.0 if metric.higher_is_better else 0.0)
       assert (other < perfect) == metric.higher_is_better

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import types
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -117,18 +118,20 @@ def start(config_file, tmp_path_factory):
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
   }
   processes = []
+  logs = tmp_path_factory.mktemp('logs')
 
   def start(workdir, *flags):
     command = [sys.executable, '-m', 'mtl_jax.train', f'--config={config_file}']
-    process = subprocess.Popen(
-      [*command, f'--workdir={workdir}', *flags],
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
+    log = logs / f'{len(processes)}'
+    with log.open('w') as file:  # a pipe that nobody reads would stop the process when it is full
+      process = subprocess.Popen(
+        [*command, f'--workdir={workdir}', *flags],
+        env=environment,
+        stdout=file,
+        stderr=subprocess.STDOUT,
+      )
     processes.append(process)
-    return process
+    return _Command(process, log)
 
   yield start
   for process in processes:
@@ -136,15 +139,28 @@ def start(config_file, tmp_path_factory):
     process.wait()
 
 
+class _Command(NamedTuple):
+  """A command that runs, and where its output goes."""
+
+  process: subprocess.Popen
+  log: pathlib.Path
+
+  def finish(self):
+    """Its exit code, once it has ended, and its output."""
+    return self.process.wait(timeout=300), self.log.read_text()
+
+  def wait_for_step(self, run, step):
+    """Returns once it has written the checkpoint of a step."""
+    deadline = time.monotonic() + 300
+    while _last_step(run) < step:
+      assert self.process.poll() is None, self.log.read_text()
+      assert time.monotonic() < deadline, self.log.read_text()
+      time.sleep(0.01)
+
+
 def _last_step(run):
   steps = [int(p.name) for p in (run / 'checkpoints').glob('*') if p.name.isdigit()]
   return max(steps, default=0)
-
-
-def _wait_for_step(process, run, step):
-  while _last_step(run) < step:
-    assert process.poll() is None, process.stdout.read()
-    time.sleep(0.01)
 
 
 def _contents(run):
@@ -175,20 +191,19 @@ def _assert_same(run, other):
 
 def test_sigkill_at_any_moment_changes_nothing(start, tmp_path):
   """Kills while training and while checkpoints are written (one every three steps)."""
-  whole = start(tmp_path / 'whole')
-  assert whole.wait() == 0, whole.stdout.read()
+  code, output = start(tmp_path / 'whole').finish()
+  assert code == 0, output
   rng = random.Random(1)
   run = tmp_path / 'killed' / 'default' / 'seed_0'
   for step in (3, 12, 24):
-    process = start(tmp_path / 'killed')
-    _wait_for_step(process, run, step)
+    command = start(tmp_path / 'killed')
+    command.wait_for_step(run, step)
     time.sleep(rng.random() * 0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command.process.kill()
+    command.finish()
     assert not (run / 'results.json').exists()
-  process = start(tmp_path / 'killed')
-  output, _ = process.communicate()
-  assert process.returncode == 0, output
+  code, output = start(tmp_path / 'killed').finish()
+  assert code == 0, output
   assert 'goes on from step' in output
   _assert_same(run, tmp_path / 'whole' / 'default' / 'seed_0')
 
@@ -196,11 +211,11 @@ def test_sigkill_at_any_moment_changes_nothing(start, tmp_path):
 def test_signals_save_and_exit_with_their_codes(start, tmp_path):
   run = tmp_path / 'stopped' / 'default' / 'seed_0'
   for step, number, code in ((3, signal.SIGTERM, 143), (15, signal.SIGINT, 130)):
-    process = start(tmp_path / 'stopped', '--config.train.steps=400')
-    _wait_for_step(process, run, step)
-    process.send_signal(number)
-    output, _ = process.communicate()
-    assert process.returncode == code, output
+    command = start(tmp_path / 'stopped', '--config.train.steps=400')
+    command.wait_for_step(run, step)
+    command.process.send_signal(number)
+    ended, output = command.finish()
+    assert ended == code, output
     stopped = int(output.split('stopped after step ')[1].split(';')[0])
     assert _last_step(run) == stopped
     assert 'Traceback' not in output

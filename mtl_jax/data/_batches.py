@@ -6,16 +6,16 @@ Everything follows from the seed and the number of the batch.
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex
 
 import numpy as np
 
 from mtl_jax.data import _encode, _labels, _ragged
 
-Batch = dict[str, dict[str, np.ndarray]]
+Batch = dict[str, Any]
 
-_ORDER, _SHUFFLE, _DROPOUT = range(3)  # streams of random numbers
+_ORDER, SHUFFLE, _DROPOUT = range(3)  # streams of random numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Assembler:
       'tokens': _fill(split.tokens.padded(rows, width, self.pad_id), size, self.pad_id),
       'mask': _fill(np.arange(width) < split.tokens.lengths[rows][:, None], size, False),
     }
+    if split.segments is not None:
+      inputs['segments'] = _fill(split.segments.padded(rows, width, 0), size, 0)
     if self.pieces is not None and split.units is not None:
       inputs['pieces'] = self.pieces[_fill(split.units.padded(rows, width, 0), size, 0)]
     targets, mask = {}, {}
@@ -70,15 +72,18 @@ class Training:
     assembler: Assembler,
     bucket_lengths: tuple[int, ...],
     batch_size: int,
-    seed: int,
+    seed: tuple[int, ...],
     word_dropout: float,
     process: tuple[int, int],
+    draws: Callable[[int, int], np.ndarray] | None = None,
   ):
+    """`draws(start, stop)` gives each batch a number: long batches come where it is large."""
     self._split = split
     self._assembler = assembler
     self._bucket_lengths = bucket_lengths
     self._batch_size = batch_size
     self._seed = seed
+    self._draws = draws
     self._thresholds = _drop_thresholds(split.tokens.values, word_dropout)
     index, count = process
     local = batch_size // count
@@ -93,18 +98,26 @@ class Training:
 
   def __getitem__(self, index: SupportsIndex) -> Batch:
     number = index.__index__()
+    return self.batch(number, self.width(number))
+
+  def width(self, number: int) -> int:
+    """The length that a batch needs."""
     epoch, position = divmod(number, self.batches_per_epoch)
-    rows, widths = self._plan(epoch)
+    return self._plan(epoch)[1][position]
+
+  def batch(self, number: int, width: int) -> Batch:
+    """A batch padded to `width`."""
+    epoch, position = divmod(number, self.batches_per_epoch)
     batch = self._assembler(
       self._split,
-      rows[position, self._local],
+      self._plan(epoch)[0][position, self._local],
       self._local.stop - self._local.start,
-      widths[position],
+      width,
     )
     if self._thresholds is not None:
       # Drawn for the batch of all processes, so that their number changes nothing.
-      shape = (self._batch_size, widths[position])
-      draws = _random_bits(self._seed, _DROPOUT, number, shape[0] * shape[1]).reshape(shape)
+      shape = (self._batch_size, width)
+      draws = random_bits(self._seed, _DROPOUT, number, shape[0] * shape[1]).reshape(shape)
       inputs = batch['inputs']
       dropped = draws[self._local] < self._thresholds[inputs['tokens']]
       unknown = np.int32(self._assembler.unknown_id)
@@ -124,7 +137,11 @@ class Training:
       groups.append(members[: batches * size].reshape(batches, size))
       widths += [width] * batches
       rest = members[batches * size :]
-    shuffle = _permutation(self._seed, _SHUFFLE, epoch, count)
+    if self._draws is None:
+      shuffle = _permutation(self._seed, SHUFFLE, epoch, count)
+    else:  # the ranks of the draws
+      drawn = self._draws(epoch * count, (epoch + 1) * count)
+      shuffle = np.argsort(np.argsort(drawn, kind='stable'), kind='stable')
     return np.concatenate(groups)[shuffle], [widths[i] for i in shuffle]
 
 
@@ -217,15 +234,15 @@ def _drop_thresholds(tokens: np.ndarray, strength: float) -> np.ndarray | None:
   return (strength / (strength + counts) * 0.999_999 * 2.0**64).astype(np.uint64)
 
 
-def _random_bits(seed: int, stream: int, index: int, count: int) -> np.ndarray:
+def random_bits(seed: tuple[int, ...], stream: int, index: int, count: int) -> np.ndarray:
   """Returns uint64 `[count]`."""
   # Raw bits are the same in every NumPy; what its distributions make of them may change.
-  bits = np.random.Philox(np.random.SeedSequence([seed, stream, index]))
+  bits = np.random.Philox(np.random.SeedSequence([*seed, stream, index]))
   return bits.random_raw(count)
 
 
-def _permutation(seed: int, stream: int, index: int, count: int) -> np.ndarray:
-  return np.argsort(_random_bits(seed, stream, index, count), kind='stable')
+def _permutation(seed: tuple[int, ...], stream: int, index: int, count: int) -> np.ndarray:
+  return np.argsort(random_bits(seed, stream, index, count), kind='stable')
 
 
 def _fill(values: np.ndarray, size: int, fill: Any) -> np.ndarray:

@@ -19,12 +19,14 @@ class Split:
     targets: task -> labels: arrays with a first axis of N, or one label a token.
     units: with pieces: the row in `Inputs.pieces` of each token.
     truncated: how many examples were cut at max_length.
+    segments: with pairs of texts: 0 for tokens of the first, 1 for those of the second.
   """
 
   tokens: _ragged.Ragged
   targets: Mapping[str, _labels.Targets]
   units: _ragged.Ragged | None
   truncated: int
+  segments: _ragged.Ragged | None = None
 
   def __len__(self) -> int:
     return len(self.tokens.offsets) - 1
@@ -49,7 +51,7 @@ class Words:
 def inputs(
   where: str, spec: specs.InputSpec, examples: Sequence[Mapping[str, Any]], as_words: bool
 ) -> list[Any]:
-  """Returns the input of each example: a string, or a list of words with `as_words`.
+  """Returns the input of each example: a string, two of them, or a list of words with `as_words`.
 
   Raises:
     DataError: an example has no such field, one of the wrong type, or no words in it.
@@ -74,7 +76,12 @@ def inputs(
       value = value.split()
     if not len(value):
       raise errors.DataError(f'{where}, example {index}: field {spec.field!r} is empty')
-    result.append(value)
+    second = example.get(spec.pair, '') if spec.pair else ''
+    if not isinstance(second, str):
+      raise errors.DataError(
+        f'{where}, example {index}: field {spec.pair!r} should be a string, not {second!r}'
+      )
+    result.append((value, second) if second else value)
   return result
 
 
@@ -120,6 +127,16 @@ def split_words(
     else:
       result[task] = target
   return pieces.merge(words.offsets), result
+
+
+def frame(split: Split, before: Sequence[int], after: Sequence[int]) -> Split:
+  """Returns the examples with tokens before and after each, which carry no labels."""
+  blank = [_labels.MISSING] * len(before), [_labels.MISSING] * len(after)
+  targets = {
+    task: target.surround(*blank) if isinstance(target, _ragged.Ragged) else target
+    for task, target in split.targets.items()
+  }
+  return dataclasses.replace(split, tokens=split.tokens.surround(before, after), targets=targets)
 
 
 def cut(split: Split, max_length: int) -> Split:

@@ -43,6 +43,17 @@ class Ragged(NamedTuple):
     within = np.arange(len(self.values)) - np.repeat(self.offsets[:-1], self.lengths)
     return Ragged(self.values[within < width], _offsets(np.minimum(self.lengths, width)))
 
+  def surround(self, before: Sequence[int], after: Sequence[int]) -> 'Ragged':
+    """Returns the rows with the same values before and after each."""
+    rows = np.arange(len(self.offsets))
+    offsets = self.offsets + (len(before) + len(after)) * rows
+    values = np.empty(offsets[-1], np.int32)
+    shift = np.repeat(offsets[:-1] - self.offsets[:-1] + len(before), self.lengths)
+    values[np.arange(len(self.values)) + shift] = self.values
+    values[offsets[:-1, None] + np.arange(len(before))] = before
+    values[offsets[1:, None] - len(after) + np.arange(len(after))] = after
+    return Ragged(values, offsets)
+
   def merge(self, groups: np.ndarray) -> 'Ragged':
     """Joins neighbouring rows.
 

@@ -4,19 +4,27 @@ Examples are encoded once, at the start; a batch is then made of array slices. B
 (seed, i) alone, so the state of the training stream is an index.
 """
 
-import copy
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
 
 from mtl_jax import errors
-from mtl_jax.data import _batches, _encode, _labels, _ragged, builders, prepare, specs
+from mtl_jax.data import (
+  _batches,
+  _encode,
+  _labels,
+  _mixing,
+  _ragged,
+  builders,
+  prepare,
+  specs,
+  text,
+)
 from mtl_jax.data import vocabularies as vocabularies_lib
+from mtl_jax.data._data import Data, check_batch_size
 
 DEFAULTS: dict[str, Any] = {
   'name': '',  # the data set, from mtl_jax.data.builders
@@ -41,136 +49,15 @@ DEFAULTS: dict[str, Any] = {
   # α: a token seen n times in training becomes the unknown id with probability α / (α + n), so that
   # the unknown id is learned from rare tokens (Kiperwasser & Goldberg, TACL 2016); 0: never.
   'word_dropout': 0.0,
-  'train_limit': 0,  # train on the first so many examples; 0: on all
+  'train_limit': 0,  # train on the first so many examples (of each task's own); 0: on all
+  # Where tasks have examples of their own: a batch of each in every step ('all'), or of one task a
+  # step ('one'), drawn with probability ∝ min(examples, size_limit)^(1/temperature).
+  'mixing': 'all',
+  'temperature': 1.0,
+  'size_limit': 0,  # 0: none
+  'unlabelled': False,  # train on the unlabelled examples too, where the data set has some
 }
 """The options of a data set and their defaults."""
-
-
-class Data:
-  """A data set ready for training.
-
-  Attributes:
-    name: the data set.
-    specs: task -> what its labels are, in the order asked for.
-    vocabularies: tokenizers and class names.
-    batch_size: the rows of a training batch, over all processes.
-    steps_per_epoch: training batches in an epoch; fewer than `batch_size` examples are left out.
-    bucket_lengths: the widths that batches are padded to, ascending.
-    num_examples: split -> how many there are.
-    truncated: split -> how many were cut at max_length.
-    splits: split -> what was encoded.
-  """
-
-  def __init__(
-    self,
-    name: str,
-    task_specs: Mapping[str, specs.TaskSpec],
-    splits: Mapping[str, _encode.Split],
-    vocabularies: vocabularies_lib.Vocabularies,
-    assembler: _batches.Assembler,
-    bucket_lengths: tuple[int, ...],
-    batch_size: int,
-    seed: int,
-    word_dropout: float,
-    process: tuple[int, int],
-  ):
-    self.name = name
-    self.specs = dict(task_specs)
-    self.vocabularies = vocabularies
-    self.batch_size = batch_size
-    self.bucket_lengths = bucket_lengths
-    self.num_examples = {split: len(encoded) for split, encoded in splits.items()}
-    self.truncated = {split: encoded.truncated for split, encoded in splits.items()}
-    self.splits = self._splits = dict(splits)
-    self._assembler = assembler
-    self._word_dropout = word_dropout
-    self._process = process
-    self._training = self._make_training(seed)
-    self.steps_per_epoch = self._training.batches_per_epoch
-
-  def with_seed(self, seed: int) -> 'Data':
-    """Returns the same data in the order of another seed, without encoding anything again."""
-    other = copy.copy(self)
-    other._training = self._make_training(seed)
-    return other
-
-  def _make_training(self, seed: int) -> _batches.Training:
-    if seed < 0:
-      raise errors.ConfigError(f'seed {seed}: need 0 or more')
-    return _batches.Training(
-      self._splits['train'],
-      self._assembler,
-      self.bucket_lengths,
-      self.batch_size,
-      seed,
-      self._word_dropout,
-      self._process,
-    )
-
-  @property
-  def label_names(self) -> dict[str, tuple[str, ...]]:
-    """Task -> the names of its classes (none for regression)."""
-    return self.vocabularies.labels
-
-  @property
-  def num_classes(self) -> dict[str, int]:
-    """Task -> the width of its outputs; 1 for regression."""
-    return {task: len(names) or 1 for task, names in self.label_names.items()}
-
-  @property
-  def vocab_size(self) -> int:
-    """The number of token ids."""
-    return self.vocabularies.tokenizer.size
-
-  @property
-  def pieces_vocab_size(self) -> int:
-    """The number of piece ids; 0 without pieces."""
-    return 0 if self.vocabularies.pieces is None else self.vocabularies.pieces.size
-
-  def train(self, start: int = 0, threads: int = 1, prefetch: int = 8) -> grain.DatasetIterator:
-    """Returns the endless stream of training batches.
-
-    Its `get_state` and `set_state`, and grain's checkpoint handlers, save and restore the place.
-
-    Args:
-      start: the first batch, counted from the beginning of training.
-      threads: how many make batches ahead; 0: none, batches are made when asked for. The batches
-        do not depend on it.
-      prefetch: how many batches are kept ready.
-    """
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
-    iterator = iter(grain.MapDataset.source(self._training).to_iter_dataset(options))
-    if start:
-      iterator.set_state({**iterator.get_state(), 'next_index': start})
-    return iterator
-
-  def evaluation(self, split: str, batch_size: int = 0) -> _batches.Evaluation:
-    """Returns the batches of a split, each example once, the last one filled up with padding.
-
-    Args:
-      split: `'train'`, `'validation'` or `'test'`.
-      batch_size: rows of a batch, over all processes; 0: as in training.
-
-    Raises:
-      ConfigError: no such split, or a batch size that the processes cannot share.
-    """
-    if split not in self._splits:
-      raise errors.ConfigError(
-        f'data set {self.name!r} has no split {split!r}{errors.nearest(split, self._splits)}'
-      )
-    batch_size = batch_size or self.batch_size
-    _check_batch_size(batch_size, self._process)
-    return _batches.Evaluation(
-      self._splits[split], self._assembler, self.bucket_lengths, batch_size, self._process
-    )
-
-  def example_batch(self) -> _batches.Batch:
-    """Returns the first training batch, for initialization."""
-    return self._training[0]
-
-  def write(self, workdir: str | Path) -> None:
-    """Writes the vocabularies to a run's directory."""
-    self.vocabularies.write(workdir)
 
 
 def load(
@@ -215,6 +102,7 @@ def load(
     batch_size,
     seed,
     vocabularies,
+    owner=builder.OWNER,
     process_index=process_index,
     process_count=process_count,
   )
@@ -229,19 +117,22 @@ def from_examples(
   seed: int,
   vocabularies: vocabularies_lib.Vocabularies | None = None,
   *,
+  owner: str = '',
   process_index: int = 0,
   process_count: int = 1,
 ) -> Data:
   """Returns examples in memory ready for training; for the other arguments see `load`.
 
   Args:
-    examples: split -> examples; `'train'` is needed.
+    examples: split -> examples; `'train'` is needed, and `'unlabelled'` may join it.
     input_spec: which field is read, and how.
     task_specs: the tasks.
     config: options, see `DEFAULTS`; those about files are not used.
     batch_size: as in `load`.
     seed: as in `load`.
     vocabularies: as in `load`.
+    owner: the field that names the task of an example, where tasks have examples of their own; '':
+      every example is an input of all tasks.
     process_index: as in `load`.
     process_count: as in `load`.
 
@@ -252,51 +143,73 @@ def from_examples(
   options = _options(config)
   name = options['name'] or 'given examples'
   process = (process_index, process_count)
-  _check_batch_size(batch_size, process)
-  examples = dict(examples)
-  if options['train_limit']:
-    examples['train'] = examples['train'][: options['train_limit']]
-  where = {split: f'data set {name!r}, split {split!r}' for split in examples}
-  for split, items in examples.items():
-    if not len(items):
-      raise errors.DataError(f'{where[split]}: it is empty')
-    for task, spec in task_specs.items():
-      _labels.check(where[split], task, spec, items)
-  if batch_size > len(examples['train']):
-    raise errors.ConfigError(
-      f'batch_size {batch_size} is larger than the training split of {name!r}, '
-      f'{len(examples["train"])} examples'
-    )
+  check_batch_size(batch_size, process)
+  chosen = _chosen(examples, options, task_specs, owner)
+  where = {split: f'data set {name!r}, split {split!r}' for split in chosen}
+  for split, by_task in chosen.items():
+    for task, items in by_task.items():
+      of = f', task {task!r}' if owner else ''
+      if not len(items):
+        raise errors.DataError(f'{where[split]}{of}: it is empty')
+      _labels.check(where[split], task, task_specs[task], items)
+  for task, items in chosen['train'].items():
+    if batch_size > len(items):
+      of = f', task {task!r}' if owner else ''
+      raise errors.ConfigError(
+        f'batch_size {batch_size} is larger than the training split of {name!r}{of}, '
+        f'{len(items)} examples'
+      )
 
   kind = options['tokenizer'] or input_spec.tokenizer
   tagging = [task for task, spec in task_specs.items() if spec.kind == 'tagging']
-  if options['pieces'] and kind != 'words':
-    raise errors.ConfigError(f"pieces need tokenizer='words', not {kind!r}")
-  as_words = input_spec.kind == 'words' or kind == 'words'
+  if options['pieces'] and (kind != 'words' or input_spec.pair):
+    raise errors.ConfigError(
+      f"pieces need tokenizer='words', not {kind!r}"
+      if kind != 'words'
+      else 'pieces are not for pairs of texts'
+    )
+  as_words = input_spec.kind == 'words' or (kind == 'words' and not input_spec.pair)
   if tagging and not as_words:
     raise errors.ConfigError(f"task {tagging[0]!r} labels words and needs tokenizer='words'")
-  inputs = {
-    split: _encode.inputs(where[split], input_spec, items, as_words)
-    for split, items in examples.items()
-  }
+
+  def read(split: str, tasks: Sequence[str]) -> list[Any]:
+    return _encode.inputs(where[split], input_spec, chosen[split][tasks[0]], as_words)
+
+  # Tasks of the same examples are encoded together.
+  groups = [[task] for task in task_specs] if owner else [list(task_specs)]
+  inputs = {split: [read(split, group) for group in groups] for split in chosen}
   vocabularies = vocabularies or vocabularies_lib.train(
-    options, kind, inputs['train'], as_words, task_specs, examples['train']
+    options,
+    kind,
+    [item for items in inputs['train'] for item in items],
+    as_words,
+    task_specs,
+    chosen['train'],
   )
   for task in task_specs:
     if task not in vocabularies.labels:
       raise errors.ConfigError(
         f'the vocabularies have no task {task!r}{errors.nearest(task, vocabularies.labels)}'
       )
-  targets = {
-    split: {
-      task: _labels.encode(where[split], task, spec, items, vocabularies.labels[task])
-      for task, spec in task_specs.items()
+  targets = [
+    {
+      split: {
+        task: _labels.encode(
+          where[split], task, task_specs[task], by_task[task], vocabularies.labels[task]
+        )
+        for task in group
+      }
+      for split, by_task in chosen.items()
     }
-    for split, items in examples.items()
-  }
-  splits, piece_table = _encode_splits(where, options, inputs, targets, vocabularies, as_words)
-  lengths = {split: encoded.tokens.lengths for split, encoded in splits.items()}
-  longest = max(int(values.max()) for values in lengths.values())
+    for group in groups
+  ]
+  encoded, piece_table = _encode_splits(
+    where, options, inputs, targets, vocabularies, as_words, bool(input_spec.pair)
+  )
+  names = list(task_specs) if owner else ['']
+  splits = {split: dict(zip(names, parts, strict=True)) for split, parts in encoded.items()}
+  train_lengths = np.concatenate([item.tokens.lengths for item in splits['train'].values()])
+  longest = max(int(i.tokens.lengths.max()) for parts in splits.values() for i in parts.values())
   if options['bucket_lengths'] and max(options['bucket_lengths']) < longest:
     raise errors.ConfigError(
       f'bucket_lengths end at {max(options["bucket_lengths"])}, but the longest example has '
@@ -311,47 +224,110 @@ def from_examples(
       vocabularies, labels={task: vocabularies.labels[task] for task in task_specs}
     ),
     _batches.Assembler(tokenizer.pad_id, tokenizer.unknown_id, piece_table),
-    _batches.bucket_lengths(
-      lengths['train'], longest, options['buckets'], options['bucket_lengths']
-    ),
+    _batches.bucket_lengths(train_lengths, longest, options['buckets'], options['bucket_lengths']),
     batch_size,
     seed,
-    options['word_dropout'],
+    options,
     process,
   )
+
+
+def _chosen(
+  examples: Mapping[str, Sequence[Mapping[str, Any]]],
+  options: Mapping[str, Any],
+  task_specs: Mapping[str, specs.TaskSpec],
+  owner: str,
+) -> dict[str, dict[str, Sequence[Mapping[str, Any]]]]:
+  """Returns split -> task -> examples, the unlabelled ones in training or left out."""
+  examples = dict(examples)
+  unlabelled = examples.pop('unlabelled', ())
+  if options['unlabelled'] and not len(unlabelled):
+    raise errors.ConfigError(f'unlabelled: data set {options["name"]!r} has no such examples')
+  if not owner and options['mixing'] != 'all':
+    raise errors.ConfigError(
+      f'mixing={options["mixing"]!r}: the tasks of data set {options["name"]!r} share their '
+      'examples, so that every step is of all tasks'
+    )
+
+  def split_up(items: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    if not owner:
+      return dict.fromkeys(task_specs, items)
+    parts: dict[str, list[Mapping[str, Any]]] = {task: [] for task in task_specs}
+    for item in items:
+      if item[owner] in parts:
+        parts[item[owner]].append(item)
+    return dict(parts)
+
+  result = {split: split_up(items) for split, items in examples.items()}
+  if options['train_limit']:
+    result['train'] = {t: items[: options['train_limit']] for t, items in result['train'].items()}
+  if options['unlabelled']:
+    more = split_up(unlabelled)
+    result['train'] = {t: [*items, *more[t]] for t, items in result['train'].items()}
+  return result
 
 
 def _encode_splits(
   where: Mapping[str, str],
   options: Mapping[str, Any],
-  inputs: Mapping[str, list[Any]],
-  targets: Mapping[str, Mapping[str, _labels.Targets]],
+  inputs: Mapping[str, Sequence[list[Any]]],
+  targets: Sequence[Mapping[str, Mapping[str, _labels.Targets]]],
   vocabularies: vocabularies_lib.Vocabularies,
   as_words: bool,
-) -> tuple[dict[str, _encode.Split], np.ndarray | None]:
-  """Returns the encoded splits and, with pieces, the pieces of each word."""
-  tokenizer = vocabularies.tokenizer
+  pairs: bool,
+) -> tuple[dict[str, list[_encode.Split]], np.ndarray | None]:
+  """Returns the encoded groups of each split and, with pieces, the pieces of each word."""
+  tokenizer, longest = vocabularies.tokenizer, options['max_length']
   if not as_words:
-    encoded = {
-      split: _encode.Split(tokenizer.encode(items), targets[split], None, 0)
-      for split, items in inputs.items()
-    }
-    return {s: _encode.cut(item, options['max_length']) for s, item in encoded.items()}, None
+    return {
+      split: [
+        _encode_texts(tokenizer, items, target[split], longest, pairs)
+        for items, target in zip(groups, targets, strict=True)
+      ]
+      for split, groups in inputs.items()
+    }, None
+  before, after = tokenizer.frame if tokenizer.frames else ([], [])
+  if 0 < longest <= len(before) + len(after):
+    raise errors.ConfigError(
+      f'max_length {longest}: the tokenizer puts {len(before) + len(after)} tokens around each text'
+    )
   words = _encode.Words()
-  units = {split: words.number(items) for split, items in inputs.items()}
+  units = {split: [words.number(items) for items in groups] for split, groups in inputs.items()}
   ids = words.encode(tokenizer)
   table = None
   if vocabularies.pieces is not None:
     table = _encode.piece_table(words.encode(vocabularies.pieces), options['max_pieces'])
-  splits = {}
-  for split, numbers in units.items():
-    for task, target in targets[split].items():
-      if isinstance(target, _ragged.Ragged):
-        _encode.check_lengths(where[split], task, numbers, target)
-    tokens, labels = _encode.split_words(numbers, ids, targets[split])
-    item = _encode.Split(tokens, labels, None if table is None else numbers, 0)
-    splits[split] = _encode.cut(item, options['max_length'])
-  return splits, table
+
+  def encode(split: str, numbers: _ragged.Ragged, target: Mapping[str, Any]) -> _encode.Split:
+    for task, labels in target.items():
+      if isinstance(labels, _ragged.Ragged):
+        _encode.check_lengths(where[split], task, numbers, labels)
+    tokens, split_labels = _encode.split_words(numbers, ids, target)
+    item = _encode.Split(tokens, split_labels, None if table is None else numbers, 0)
+    item = _encode.cut(item, longest and longest - len(before) - len(after))
+    return _encode.frame(item, before, after) if before or after else item
+
+  return {
+    split: [
+      encode(split, numbers, target[split]) for numbers, target in zip(groups, targets, strict=True)
+    ]
+    for split, groups in units.items()
+  }, table
+
+
+def _encode_texts(
+  tokenizer: text.Tokenizer,
+  items: list[Any],
+  targets: Mapping[str, _labels.Targets],
+  longest: int,
+  pairs: bool,
+) -> _encode.Split:
+  """The examples of one split, single texts or, with `pairs`, also pairs of texts."""
+  if not tokenizer.frames:
+    return _encode.cut(_encode.Split(tokenizer.encode(items), targets, None, 0), longest)
+  framed = tokenizer.encode_framed(items, longest)
+  segments = framed.segments if pairs else None
+  return _encode.Split(framed.ids, targets, None, framed.truncated, segments)
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -370,6 +346,12 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
         raise errors.ConfigError(f'{key}: need an integer from {least.get(key, 0)}, not {value!r}')
     elif isinstance(default, str) and not isinstance(value, str):
       options[key] = str(value)  # a path
+  if options['mixing'] not in _mixing.MIXINGS:
+    raise errors.ConfigError(
+      f'mixing: no {options["mixing"]!r}{errors.nearest(options["mixing"], _mixing.MIXINGS)}'
+    )
+  if not 0 < options['temperature'] < math.inf:
+    raise errors.ConfigError(f'temperature: need more than 0, not {options["temperature"]}')
   if not 0 <= options['word_dropout'] < math.inf:
     raise errors.ConfigError(f'word_dropout: need 0 or more, not {options["word_dropout"]}')
   if any(not isinstance(length, int) or length < 1 for length in options['bucket_lengths']):
@@ -388,13 +370,3 @@ def _choose(
       )
     chosen[task] = available[task]
   return chosen or dict(available)
-
-
-def _check_batch_size(batch_size: int, process: tuple[int, int]) -> None:
-  index, count = process
-  if not 0 <= index < count:
-    raise errors.ConfigError(f'process_index {index} is not below process_count {count}')
-  if batch_size < 1 or batch_size % count:
-    raise errors.ConfigError(
-      f'batch_size {batch_size}: need a positive multiple of the {count} process(es) that share it'
-    )

@@ -14,11 +14,14 @@ class InputSpec:
     field: its name in an example.
     kind: `'text'`, one string, or `'words'`, a sequence of words.
     tokenizer: what splits it unless the config says otherwise.
+    pair: the name of the field with the second text of a pair, where that is empty a single text;
+      `''`: the data set has single texts only.
   """
 
   field: str
   kind: Literal['text', 'words']
   tokenizer: str
+  pair: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

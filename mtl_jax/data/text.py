@@ -9,14 +9,15 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mtl_jax import errors
 from mtl_jax.data import _ragged
 
-PAD, UNKNOWN = '[PAD]', '[UNK]'
+PAD, UNKNOWN, SEPARATOR = '[PAD]', '[UNK]', '[SEP]'
 PAD_ID, UNKNOWN_ID = 0, 1
 
 KINDS = ('characters', 'words', 'wordpiece', 'bpe')
@@ -28,6 +29,20 @@ SUBWORDS = ('characters', 'wordpiece', 'bpe')
 _SUBWORD_SIZE = 8000  # vocabulary of wordpiece and bpe where none is asked for
 _CHUNK = 8192  # texts encoded at once
 _ANY = r'[\s\S]'  # one character; the library's regular expressions lack (?s)
+
+
+class Framed(NamedTuple):
+  """Texts or pairs of texts with the tokens around them.
+
+  Attributes:
+    ids: of each example.
+    segments: 0 for tokens of the first text, 1 for those of the second.
+    truncated: how many examples were cut.
+  """
+
+  ids: _ragged.Ragged
+  segments: _ragged.Ragged
+  truncated: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +79,40 @@ class Tokenizer:
     result.values[result.values == self.pad_id] = self.unknown_id
     return result
 
+  @property
+  def frames(self) -> bool:
+    """Whether it puts tokens of its own around a text or between two, as BERT's [CLS] and [SEP]."""
+    return any(self.backend.num_special_tokens_to_add(pair) for pair in (False, True))
+
+  @property
+  def frame(self) -> tuple[list[int], list[int]]:
+    """The ids that it puts before and after a single text."""
+    encoded = self.backend.encode('a')
+    inside = [i for i, special in enumerate(encoded.special_tokens_mask) if not special]
+    return encoded.ids[: inside[0]], encoded.ids[inside[-1] + 1 :]
+
+  def encode_framed(self, texts: Sequence[str | tuple[str, str]], max_length: int = 0) -> Framed:
+    """Returns the ids of each text, or pair of texts, with its frame.
+
+    Args:
+      texts: all single, or all pairs.
+      max_length: most ids of an example, the frame included; the longer of two texts is cut first.
+        0: no bound.
+    """
+    backend = self.backend
+    if max_length:
+      backend = tokenizers.Tokenizer.from_str(backend.to_str())
+      backend.enable_truncation(max_length, strategy='longest_first')
+    ids: list[Sequence[int]] = []
+    segments: list[Sequence[int]] = []
+    truncated = 0
+    for start in range(0, len(texts), _CHUNK):
+      for item in backend.encode_batch(list(texts[start : start + _CHUNK])):
+        ids.append(item.ids or [self.unknown_id])
+        segments.append(item.type_ids or [0])
+        truncated += bool(item.overflowing)
+    return Framed(_ragged.from_rows(ids), _ragged.from_rows(segments), truncated)
+
   def encode_words(self, words: Sequence[str]) -> _ragged.Ragged:
     """Returns the ids of each word of running text, at least one a word.
 
@@ -83,6 +132,7 @@ def train(
   min_count: int = 1,
   lowercase: bool = False,
   as_words: bool = False,
+  pairs: bool = False,
 ) -> Tokenizer:
   """Returns a tokenizer for `texts`; the same texts always give the same ids.
 
@@ -94,6 +144,7 @@ def train(
     min_count: a piece seen fewer times is unknown (wordpiece and bpe: is not merged).
     lowercase: fold case first.
     as_words: `texts` are words, and `Tokenizer.encode_words` will be used.
+    pairs: pairs of texts will be encoded, with the token [SEP] (id 2) between them.
 
   Raises:
     ConfigError: an unknown kind, or a vocabulary too small.
@@ -101,9 +152,10 @@ def train(
   """
   if kind not in KINDS:
     raise errors.ConfigError(f'no tokenizer {kind!r}{errors.nearest(kind, KINDS)}')
-  if vocab_size and vocab_size < 3:
+  special = [PAD, UNKNOWN, *([SEPARATOR] if pairs else [])]
+  if vocab_size and vocab_size <= len(special):
     raise errors.ConfigError(
-      f'a vocabulary of {vocab_size} has no room: padding and unknown take 2'
+      f'a vocabulary of {vocab_size} has no room: {", ".join(special)} take {len(special)}'
     )
   if not any(texts):
     raise errors.DataError(f'no text to train the {kind} tokenizer on')
@@ -111,11 +163,16 @@ def train(
     texts = [f' {text}' for text in texts]
   backend = _untrained(kind, lowercase)
   if kind in ('characters', 'words'):
-    backend.model = models.WordLevel(_vocabulary(backend, texts, vocab_size, min_count), UNKNOWN)
+    vocabulary = _vocabulary(backend, texts, vocab_size, min_count, special)
+    backend.model = models.WordLevel(vocabulary, UNKNOWN)
   else:
-    model = _train_subwords(backend, kind, texts, vocab_size or _SUBWORD_SIZE, min_count)
+    model = _train_subwords(backend, kind, texts, vocab_size or _SUBWORD_SIZE, min_count, special)
     backend = _untrained(kind, lowercase)
     backend.model = model
+  if pairs:
+    backend.post_processor = processors.TemplateProcessing(
+      '$A', f'$A {SEPARATOR} $B:1', [(SEPARATOR, special.index(SEPARATOR))]
+    )
   return Tokenizer(kind, backend)
 
 
@@ -184,20 +241,29 @@ def _split(backend: tokenizers.Tokenizer, string: str) -> list[str]:
 
 
 def _vocabulary(
-  backend: tokenizers.Tokenizer, texts: Sequence[str], vocab_size: int, min_count: int
+  backend: tokenizers.Tokenizer,
+  texts: Sequence[str],
+  vocab_size: int,
+  min_count: int,
+  special: Sequence[str],
 ) -> dict[str, int]:
   """Returns the ids: the most frequent piece first, equals by name."""
   counts: collections.Counter[str] = collections.Counter()
   for string, times in collections.Counter(texts).items():
     for piece in _split(backend, string):
       counts[piece] += times
-  kept = (p for p, count in counts.items() if count >= min_count and p not in (PAD, UNKNOWN))
-  pieces = [PAD, UNKNOWN, *sorted(kept, key=lambda piece: (-counts[piece], piece))]
+  kept = (p for p, count in counts.items() if count >= min_count and p not in special)
+  pieces = [*special, *sorted(kept, key=lambda piece: (-counts[piece], piece))]
   return {piece: index for index, piece in enumerate(pieces[: vocab_size or None])}
 
 
 def _train_subwords(
-  backend: tokenizers.Tokenizer, kind: str, texts: Sequence[str], vocab_size: int, min_count: int
+  backend: tokenizers.Tokenizer,
+  kind: str,
+  texts: Sequence[str],
+  vocab_size: int,
+  min_count: int,
+  special: Sequence[str],
 ) -> models.Model:
   """Returns the trained model of a wordpiece or bpe tokenizer.
 
@@ -210,7 +276,7 @@ def _train_subwords(
     trainer: trainers.Trainer = trainers.WordPieceTrainer(
       vocab_size=vocab_size,
       min_frequency=min_count,
-      special_tokens=[PAD, UNKNOWN, *marked],
+      special_tokens=[*special, *marked],
       show_progress=False,
     )
   else:
@@ -218,7 +284,7 @@ def _train_subwords(
     trainer = trainers.BpeTrainer(
       vocab_size=vocab_size,
       min_frequency=min_count,
-      special_tokens=[PAD, UNKNOWN, *marked],
+      special_tokens=[*special, *marked],
       end_of_word_suffix='</w>',
       show_progress=False,
     )

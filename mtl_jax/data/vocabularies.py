@@ -61,34 +61,38 @@ def train(
   inputs: Sequence[Any],
   as_words: bool,
   task_specs: Mapping[str, specs.TaskSpec],
-  examples: Sequence[Mapping[str, Any]],
+  examples: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Vocabularies:
   """Returns the vocabularies of a training split.
 
   Args:
     options: see `pipeline.DEFAULTS`.
     kind: the tokenizer, one of `text.KINDS` or the path of a tokenizer.json.
-    inputs: the strings, or with `as_words` the lists of words, of the examples.
+    inputs: the strings or pairs of strings, or with `as_words` the lists of words, of all examples.
     as_words: see `inputs`.
     task_specs: the tasks.
-    examples: the examples, for their labels.
+    examples: task -> its examples, for their labels.
 
   Raises:
     ConfigError: a tokenizer that does not exist or cannot be read.
     DataError: a task without a class.
   """
-  texts = [word for words in inputs for word in words] if as_words else inputs
+  pairs = not as_words and any(isinstance(item, tuple) for item in inputs)
+  if as_words:
+    texts: Sequence[str] = [word for words in inputs for word in words]
+  else:
+    texts = [part for item in inputs for part in (item if isinstance(item, tuple) else (item,))]
 
   def make(which: str, vocab_size: int) -> text.Tokenizer:
     if which.endswith('.json'):
       return text.load(which)
     return text.train(
-      which, texts, vocab_size, options['min_count'], options['lowercase'], as_words
+      which, texts, vocab_size, options['min_count'], options['lowercase'], as_words, pairs
     )
 
   pieces = make(options['pieces'], options['pieces_vocab_size']) if options['pieces'] else None
   labels = {
-    task: _labels.names(spec, examples, options['label_min_count'])
+    task: _labels.names(spec, examples[task], options['label_min_count'])
     for task, spec in task_specs.items()
   }
   for task, names in labels.items():

@@ -183,7 +183,7 @@ def test_resume():
 
 def test_word_dropout():
   plain, dropped = data(), data({'word_dropout': 2.0})
-  counts = np.bincount(plain._splits['train'].tokens.values)
+  counts = np.bincount(plain.splits['train'].tokens.values)
   expected = unknown = 0
   places = set()
   for number in range(60):

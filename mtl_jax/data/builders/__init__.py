@@ -14,6 +14,8 @@ SOURCES = 'sources.json'
 # Name -> module and class.
 REGISTRY: dict[str, tuple[str, str]] = {
   'english_words': ('mtl_jax.data.builders.english_words', 'EnglishWords'),
+  'fudan16': ('mtl_jax.data.builders.fudan16', 'Fudan16'),
+  'glue_small': ('mtl_jax.data.builders.glue_small', 'GlueSmall'),
   'snips': ('mtl_jax.data.builders.snips', 'Snips'),
 }
 

@@ -22,6 +22,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   Attributes:
     INPUT: what a model reads.
     TASKS: the tasks by name.
+    OWNER: the feature that names the task an example belongs to, where tasks have examples of their
+      own; `''`: every example is an input of all tasks.
     NEEDS: `'package'`, raw files that an installed package brings, so that preparing needs no
       consent; or `'files'`, raw files from `manual_dir` or, when asked for, from the network.
     FILES: URL -> TFDS `UrlInfo` (size, SHA-256) of the raw files on the network.
@@ -31,6 +33,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   INPUT: ClassVar[specs.InputSpec]
   TASKS: ClassVar[Mapping[str, specs.TaskSpec]]
+  OWNER: ClassVar[str] = ''
   NEEDS: ClassVar[Literal['package', 'files']]
   FILES: ClassVar[Mapping[str, checksums.UrlInfo]] = {}
   RAW: ClassVar[tuple[str, ...]]

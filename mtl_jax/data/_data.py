@@ -1,0 +1,194 @@
+"""Encoded examples, and the batches of training and evaluation that are made of them."""
+
+import copy
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+
+from mtl_jax import errors
+from mtl_jax.data import _batches, _encode, _mixing, specs
+from mtl_jax.data import vocabularies as vocabularies_lib
+
+
+class Data:
+  """A data set ready for training.
+
+  Attributes:
+    name: the data set.
+    specs: task -> what its labels are, in the order asked for.
+    vocabularies: tokenizers and class names.
+    batch_size: the rows of a training batch (of one task, with own inputs), over all processes.
+    own_inputs: whether the tasks have examples of their own. Batches are then
+      `{task: {'inputs', 'targets', 'mask'}}`, and otherwise `{'inputs', 'targets', 'mask'}`.
+    steps_per_epoch: training steps in an epoch. Fewer than `batch_size` examples are left out; with
+      own inputs an epoch has as many rows as there are training examples.
+    bucket_lengths: the widths that batches are padded to, ascending.
+    num_examples: split -> how many there are.
+    truncated: split -> how many were cut at max_length.
+    splits: split (with own inputs 'split/task') -> what was encoded.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    task_specs: Mapping[str, specs.TaskSpec],
+    splits: Mapping[str, Mapping[str, _encode.Split]],
+    vocabularies: vocabularies_lib.Vocabularies,
+    assembler: _batches.Assembler,
+    bucket_lengths: tuple[int, ...],
+    batch_size: int,
+    seed: int,
+    options: Mapping[str, Any],
+    process: tuple[int, int],
+  ):
+    """`splits` are by task; one called '' is that of all tasks."""
+    self.name = name
+    self.specs = dict(task_specs)
+    self.vocabularies = vocabularies
+    self.batch_size = batch_size
+    self.bucket_lengths = bucket_lengths
+    self.num_examples = {s: sum(map(len, parts.values())) for s, parts in splits.items()}
+    self.truncated = {s: sum(p.truncated for p in parts.values()) for s, parts in splits.items()}
+    self.own_inputs = '' not in splits['train']
+    self.splits = {
+      f'{split}/{task}' if task else split: part
+      for split, parts in splits.items()
+      for task, part in parts.items()
+    }
+    self._splits = splits
+    self._assembler = assembler
+    self._options = options
+    self._process = process
+    self._training = self._make_training(seed)
+    self.steps_per_epoch = self._steps_per_epoch()
+
+  def with_seed(self, seed: int) -> 'Data':
+    """Returns the same data in the order of another seed, without encoding anything again."""
+    other = copy.copy(self)
+    other._training = self._make_training(seed)
+    return other
+
+  def _make_training(self, seed: int) -> _batches.Training | _mixing.Mixed:
+    if seed < 0:
+      raise errors.ConfigError(f'seed {seed}: need 0 or more')
+
+    def make(split: _encode.Split, seeds: tuple[int, ...], draws: Any = None) -> _batches.Training:
+      return _batches.Training(
+        split,
+        self._assembler,
+        self.bucket_lengths,
+        self.batch_size,
+        seeds,
+        self._options['word_dropout'],
+        self._process,
+        draws,
+      )
+
+    parts = self._splits['train']
+    if not self.own_inputs:
+      return make(parts[''], (seed,))
+    draws = functools.partial(_mixing.draws, seed)
+    trainings = {
+      task: make(part, (seed, number), draws)
+      for number, (task, part) in enumerate(parts.items(), start=1)
+    }
+    shares = None
+    if self._options['mixing'] == 'one':
+      sizes = [len(part) for part in parts.values()]
+      shares = _mixing.shares(sizes, self._options['temperature'], self._options['size_limit'])
+    return _mixing.Mixed(trainings, seed, shares)
+
+  def _steps_per_epoch(self) -> int:
+    if isinstance(self._training, _batches.Training):
+      return self._training.batches_per_epoch
+    rows = self.batch_size * (1 if self._options['mixing'] == 'one' else len(self.specs))
+    return max(1, self.num_examples['train'] // rows)
+
+  @property
+  def label_names(self) -> dict[str, tuple[str, ...]]:
+    """Task -> the names of its classes (none for regression)."""
+    return self.vocabularies.labels
+
+  @property
+  def num_classes(self) -> dict[str, int]:
+    """Task -> the width of its outputs; 1 for regression."""
+    return {task: len(names) or 1 for task, names in self.label_names.items()}
+
+  @property
+  def vocab_size(self) -> int:
+    """The number of token ids."""
+    return self.vocabularies.tokenizer.size
+
+  @property
+  def pieces_vocab_size(self) -> int:
+    """The number of piece ids; 0 without pieces."""
+    return 0 if self.vocabularies.pieces is None else self.vocabularies.pieces.size
+
+  def train(self, start: int = 0, threads: int = 1, prefetch: int = 8) -> grain.DatasetIterator:
+    """Returns the endless stream of training batches.
+
+    Its `get_state` and `set_state`, and grain's checkpoint handlers, save and restore the place.
+
+    Args:
+      start: the first batch, counted from the beginning of training.
+      threads: how many make batches ahead; 0: none, batches are made when asked for. The batches
+        do not depend on it.
+      prefetch: how many batches are kept ready.
+    """
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
+    iterator = iter(grain.MapDataset.source(self._training).to_iter_dataset(options))
+    if start:
+      iterator.set_state({**iterator.get_state(), 'next_index': start})
+    return iterator
+
+  def evaluation(
+    self, split: str, batch_size: int = 0
+  ) -> _batches.Evaluation | _mixing.Evaluations:
+    """Returns the batches of a split, each example once, the last one filled up with padding.
+
+    With own inputs they are of one task each, task after task.
+
+    Args:
+      split: `'train'`, `'validation'` or `'test'`.
+      batch_size: rows of a batch, over all processes; 0: as in training.
+
+    Raises:
+      ConfigError: no such split, or a batch size that the processes cannot share.
+    """
+    if split not in self._splits:
+      raise errors.ConfigError(
+        f'data set {self.name!r} has no split {split!r}{errors.nearest(split, self._splits)}'
+      )
+    batch_size = batch_size or self.batch_size
+    check_batch_size(batch_size, self._process)
+    evaluations = {
+      task: _batches.Evaluation(
+        part, self._assembler, self.bucket_lengths, batch_size, self._process
+      )
+      for task, part in self._splits[split].items()
+    }
+    return _mixing.Evaluations(evaluations) if self.own_inputs else evaluations['']
+
+  def example_batch(self) -> _batches.Batch:
+    """Returns a training batch with every task, the first, for initialization."""
+    if isinstance(self._training, _mixing.Mixed):
+      return self._training.every_task(0)
+    return self._training[0]
+
+  def write(self, workdir: str | Path) -> None:
+    """Writes the vocabularies to a run's directory."""
+    self.vocabularies.write(workdir)
+
+
+def check_batch_size(batch_size: int, process: tuple[int, int]) -> None:
+  """Raises ConfigError unless the processes can share a batch."""
+  index, count = process
+  if not 0 <= index < count:
+    raise errors.ConfigError(f'process_index {index} is not below process_count {count}')
+  if batch_size < 1 or batch_size % count:
+    raise errors.ConfigError(
+      f'batch_size {batch_size}: need a positive multiple of the {count} process(es) that share it'
+    )
