@@ -43,6 +43,7 @@ setup(
     'optax>=0.2.6',
     'orbax-checkpoint>=0.11.30',
     'rich>=13.9',
+    'safetensors>=0.4.5',
     'scikit-learn>=1.5',
     'scipy>=1.14',
     'seqeval>=1.2.2',

@@ -177,6 +177,31 @@ class Checkpoints:
         self._manager.delete(step)
 
 
+def read_best(directory: str | pathlib.Path) -> dict[str, np.ndarray]:
+  """The leaves of the best checkpoint in a directory (the last, if none was called so), by path.
+
+  Changes nothing there.
+
+  Raises:
+    WorkdirError: there is no checkpoint, or it cannot be read.
+  """
+  directory = pathlib.Path(directory).absolute()
+  steps = [int(path.name) for path in directory.glob('*') if path.name.isdigit()]
+  if not steps:
+    raise errors.WorkdirError(f'{directory} holds no checkpoint')
+  try:
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+      best = reader.restore(directory / str(max(steps)) / 'host')['best_step']
+    path = directory / str(max(steps) if best is None else best) / 'state'
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      found = reader.metadata(path)
+      tree = getattr(found, 'item_metadata', found)
+      leaves = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in tree}
+      return dict(reader.restore(path, ocp.args.PyTreeRestore(restore_args=leaves)))
+  except Exception as e:  # damaged arrays are a bare Exception of tensorstore
+    raise errors.WorkdirError(f'Cannot read the checkpoint in {directory}: {_first_line(e)}') from e
+
+
 def _is_key(leaf: Any) -> bool:
   return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 

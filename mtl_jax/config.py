@@ -12,7 +12,17 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from mtl_jax import _build, _direction, encoders, errors, heads, metrics, optim, sharing
+from mtl_jax import (
+  _build,
+  _direction,
+  encoders,
+  errors,
+  heads,
+  metrics,
+  optim,
+  sharing,
+  transfer,
+)
 from mtl_jax.data import builders, pipeline
 from mtl_jax.optim import _listing
 
@@ -20,7 +30,7 @@ Plain = dict[str, Any]  # a config as nested dicts of numbers, strings, bools an
 
 # `X.name` picks one of these; `X.<name>` holds its options. `balance.name` may join some with '+'.
 CHOICES: dict[str, tuple[str, ...]] = {
-  'encoder': tuple(encoders.TEXT),  # or 'package.module:Name'
+  'encoder': (*encoders.TEXT, 'bert'),  # or 'package.module:Name'
   'sharing': tuple(sharing.SHARING),
   'balance': tuple(optim.METHODS),
   'optimizer': ('adamw', 'adam', 'sgd'),
@@ -81,12 +91,34 @@ def default() -> config_dict.ConfigDict:
       'position': 'learned',  # 'rotary', 'sinusoidal'
       'remat': False,  # less memory, more time
     },
+    # A pretrained one. The data set's tokenizer is its own, unless another is given.
+    'bert': {
+      'path': '',  # a folder with config.json, model.safetensors and tokenizer, or PACKAGE:FOLDER
+      'pretrained': True,  # False: the same network from scratch
+      'layers': 0,  # only so many blocks, from the first; 0: all
+      'dropout': 0.1,
+      'remat': False,
+    },
     'custom': {},  # options of your own encoder: `config.encoder.custom.width = 3`
   }
   # How the tasks share it: see docs/sharing.md.
   c.sharing = {
     'name': 'hard',
     **{name: options for name in sharing.SHARING if (options := sharing.options(name))},
+  }
+
+  # Start from the best parameters of an earlier run: WORKDIR/VARIANT/seed_K, or a WORKDIR with one
+  # run, or one of the same seed. Vocabularies are that run's; heads of new tasks are fresh.
+  c.init_from = ''
+  # How gently a pretrained encoder changes. Its layers are numbered from the embedding, 0.
+  c.transfer = {
+    'freeze_layers': 0,  # the lowest so many are not trained
+    'freeze': (),  # further parameters, as regular expressions of whole paths: 'shared/.*bias'
+    'unfreeze_every': 0,  # steps until one more layer is trained, from the top; 0: all at once
+    'layer_decay': 1.0,  # learning rate of a layer, as a share of that of the layer above
+    'reinitialize': 0,  # the top so many start fresh
+    'l2_sp': 0.0,  # λ of λ‖θ − θ⁰‖², θ⁰ where training began; not balanced
+    'layers': transfer.LAYERS,  # regular expression that finds a layer's number in a path
   }
 
   # How the tasks' gradients become one: 'pcgrad', 'gradnorm', 'gradnorm+pcgrad', ...
@@ -238,9 +270,14 @@ def portable(run: Plain) -> Plain:
   for key in _PATHS:
     if _is_section(run.get('dataset')):
       run['dataset'].pop(key, None)
-  vectors = dict(leaves(run)).get('encoder.embedding.vectors')
-  if vectors:
-    run['encoder']['embedding']['vectors'] = pathlib.PurePath(vectors).name
+  for path in ('encoder.embedding.vectors', 'encoder.bert.path', 'init_from'):
+    *sections, key = path.split('.')
+    node: Any = run
+    for section in sections:
+      node = node.get(section, {})
+    if node.get(key):
+      parts = pathlib.PurePath(node[key]).parts
+      node[key] = '/'.join(parts[-2:] if path == 'init_from' else parts[-1:])
   return run
 
 
@@ -358,11 +395,11 @@ def _check_values(run: Plain) -> None:
       'train: give either steps or epochs, and leave the other at 0 '
       f'(now steps={train["steps"]}, epochs={train["epochs"]})'
     )
-  sections = ('tasks', 'optimizer', 'train', 'eval', 'mesh', 'encoder', 'balance')
+  sections = ('tasks', 'optimizer', 'train', 'eval', 'mesh', 'encoder', 'balance', 'transfer')
   for path, value in leaves({name: run[name] for name in sections}):
     if not _is_number(value) or path.startswith('encoder.custom.'):
       continue
-    counts = path.startswith('encoder.') and _is_int(value)
+    counts = path.startswith('encoder.') and _is_int(value) and path != 'encoder.bert.layers'
     least = int(
       counts or path.endswith(('.batch_size', '.log_every', '.every', '.every_k', '.fsdp'))
     )
@@ -371,6 +408,7 @@ def _check_values(run: Plain) -> None:
     if path.endswith(_BELOW_ONE) and value >= 1:
       raise errors.ConfigError(f'{path}: need less than 1, not {value}')
   _build.check_encoder(run)
+  _build.check_transfer(run)
   _build.check_sharing(run)
   _check_balance(run)
   if run['dtype'] not in ('float32', 'bfloat16'):

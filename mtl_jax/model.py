@@ -1,14 +1,15 @@
 """MultiTaskModel: a shared Flax module and one module a task, as pure functions of parameters."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import halves
+from mtl_jax import halves, sharding
 from mtl_jax.tasks import Task
 
 
@@ -22,15 +23,20 @@ class MultiTaskModel:
     modules: the tasks' own halves by name, each `(features, inputs, train=False) -> outputs`; by
       default the tasks' heads.
     penalty: regularizer `params -> []`, minimized beside the balanced losses; None for none.
+    frozen: regular expressions of paths in θ, such as 'shared/trunk/.*': what matches one fully
+      gets no gradient from any loss. An optimizer that decays weights must leave it alone too
+      (see `is_frozen`).
 
   Raises:
-    ValueError: no task, two tasks of one name, or modules for other names than the tasks'.
+    ValueError: no task, two tasks of one name, or modules for other names than the tasks'; an
+      expression of `frozen` that finds nothing (when the parameters are used).
   """
 
   shared: nn.Module
   tasks: tuple[Task, ...]
   modules: Mapping[str, nn.Module] | None = None
   penalty: Callable[[Any], jax.Array] | None = None
+  frozen: tuple[str, ...] = ()
 
   def __post_init__(self):
     object.__setattr__(self, 'tasks', tuple(self.tasks))
@@ -79,7 +85,7 @@ class MultiTaskModel:
 
   def encode(self, shared: Any, inputs: Any, key: jax.Array | None = None) -> Any:
     """Shared half; with a key, in training mode (dropout)."""
-    return apply_module(self.shared, shared, key, inputs)
+    return apply_module(self.shared, self._held(shared), key, inputs)
 
   def task_outputs(
     self, name: str, task_params: Any, features: Any, inputs: Any, key: jax.Array | None = None
@@ -150,9 +156,27 @@ class MultiTaskModel:
       raise ValueError(f'The first batch must hold every task; it lacks {missing}.')
     return by_task
 
+  def _held(self, shared: Any) -> Any:
+    """θ, without a gradient where it is frozen."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shared)
+    paths = [f'shared/{sharding.path_of(path)}' for path, _ in leaves]
+    for pattern in self.frozen:
+      if not any(is_frozen(path, [pattern]) for path in paths):
+        raise ValueError(f'frozen: {pattern!r} matches no parameter; there are {", ".join(paths)}')
+    held = [
+      jax.lax.stop_gradient(leaf) if is_frozen(path, self.frozen) else leaf
+      for path, (_, leaf) in zip(paths, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, held)
+
   def _module(self, name: str) -> nn.Module:
     assert self.modules is not None
     return self.modules[name]
+
+
+def is_frozen(path: str, patterns: Sequence[str]) -> bool:
+  """Whether a path such as 'shared/trunk/Dense_0/kernel' matches one of the patterns fully."""
+  return any(re.fullmatch(pattern, path) for pattern in patterns)
 
 
 def init_module(module: nn.Module, owner: str, key: jax.Array, *args: Any) -> Any:

@@ -113,7 +113,7 @@ class _Prepared(NamedTuple):
 
 def _prepare(run: config_lib.Plain) -> _Prepared:
   train = run['train']
-  data = pipeline.load(run['dataset'], tuple(run['tasks']), train['batch_size'], run['seed'])
+  data = _build.load_data(run)
   steps = train['steps'] or max(1, round(train['epochs'] * data.steps_per_epoch))
   program = _build.program(run, data, steps)
   return _Prepared(data, _workdir.identity(data), steps, program)

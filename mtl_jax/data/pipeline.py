@@ -66,7 +66,9 @@ def load(
   batch_size: int,
   seed: int,
   vocabularies: vocabularies_lib.Vocabularies | None = None,
+  tokenizer: text.Tokenizer | None = None,
   *,
+  new_tasks: bool = False,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Data:
@@ -80,6 +82,8 @@ def load(
     batch_size: rows of a training batch, over all processes.
     seed: of the order of the examples and of word dropout.
     vocabularies: those of an earlier run; None: from the training split.
+    tokenizer: splits the input, instead of what the options say.
+    new_tasks: tasks that `vocabularies` lacks get theirs from the training split.
     process_index: which part of every batch this process gets: its rows
       `[index * batch_size / count, (index + 1) * batch_size / count)`.
     process_count: how many processes share a batch.
@@ -102,6 +106,8 @@ def load(
     batch_size,
     seed,
     vocabularies,
+    tokenizer,
+    new_tasks=new_tasks,
     owner=builder.OWNER,
     process_index=process_index,
     process_count=process_count,
@@ -116,7 +122,9 @@ def from_examples(
   batch_size: int,
   seed: int,
   vocabularies: vocabularies_lib.Vocabularies | None = None,
+  tokenizer: text.Tokenizer | None = None,
   *,
+  new_tasks: bool = False,
   owner: str = '',
   process_index: int = 0,
   process_count: int = 1,
@@ -131,6 +139,8 @@ def from_examples(
     batch_size: as in `load`.
     seed: as in `load`.
     vocabularies: as in `load`.
+    tokenizer: as in `load`.
+    new_tasks: as in `load`.
     owner: the field that names the task of an example, where tasks have examples of their own; '':
       every example is an input of all tasks.
     process_index: as in `load`.
@@ -160,7 +170,7 @@ def from_examples(
         f'{len(items)} examples'
       )
 
-  kind = options['tokenizer'] or input_spec.tokenizer
+  kind = 'pretrained' if tokenizer else options['tokenizer'] or input_spec.tokenizer
   tagging = [task for task, spec in task_specs.items() if spec.kind == 'tagging']
   if options['pieces'] and (kind != 'words' or input_spec.pair):
     raise errors.ConfigError(
@@ -178,14 +188,16 @@ def from_examples(
   # Tasks of the same examples are encoded together.
   groups = [[task] for task in task_specs] if owner else [list(task_specs)]
   inputs = {split: [read(split, group) for group in groups] for split in chosen}
-  vocabularies = vocabularies or vocabularies_lib.train(
-    options,
-    kind,
-    [item for items in inputs['train'] for item in items],
-    as_words,
-    task_specs,
-    chosen['train'],
-  )
+  if vocabularies is None or (new_tasks and not set(task_specs) <= set(vocabularies.labels)):
+    vocabularies = vocabularies_lib.train(
+      options,
+      tokenizer or kind,
+      [item for items in inputs['train'] for item in items],
+      as_words,
+      task_specs,
+      chosen['train'],
+      vocabularies,
+    )
   for task in task_specs:
     if task not in vocabularies.labels:
       raise errors.ConfigError(

@@ -190,10 +190,15 @@ def load(path: str | Path) -> Tokenizer:
       f'tokenizer {str(path)!r} cannot be read: {reason}; it should be a tokenizer.json of the '
       f'tokenizers library, or one of {", ".join(KINDS)}'
     ) from error
-  backend.no_padding()
-  backend.no_truncation()
   if not backend.get_vocab_size():
     raise errors.ConfigError(f'tokenizer {str(path)!r} has an empty vocabulary')
+  return pretrained(backend)
+
+
+def pretrained(backend: tokenizers.Tokenizer) -> Tokenizer:
+  """Returns a tokenizer of the `tokenizers` library as ours; its padding and truncation end."""
+  backend.no_padding()
+  backend.no_truncation()
   pad = _first_id(backend, PAD, '<pad>', '<|padding|>')
   unknown = _first_id(backend, UNKNOWN, '<unk>', '<|unknown|>')
   pad_id = PAD_ID if pad is None else pad

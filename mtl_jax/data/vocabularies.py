@@ -57,21 +57,23 @@ def read(workdir: str | Path) -> Vocabularies:
 
 def train(
   options: Mapping[str, Any],
-  kind: str,
+  kind: str | text.Tokenizer,
   inputs: Sequence[Any],
   as_words: bool,
   task_specs: Mapping[str, specs.TaskSpec],
   examples: Mapping[str, Sequence[Mapping[str, Any]]],
+  known: Vocabularies | None = None,
 ) -> Vocabularies:
   """Returns the vocabularies of a training split.
 
   Args:
     options: see `pipeline.DEFAULTS`.
-    kind: the tokenizer, one of `text.KINDS` or the path of a tokenizer.json.
+    kind: the tokenizer, one of `text.KINDS`, the path of a tokenizer.json, or itself.
     inputs: the strings or pairs of strings, or with `as_words` the lists of words, of all examples.
     as_words: see `inputs`.
     task_specs: the tasks.
     examples: task -> its examples, for their labels.
+    known: what there is already: its tokenizers, and the classes of tasks that it has.
 
   Raises:
     ConfigError: a tokenizer that does not exist or cannot be read.
@@ -83,16 +85,23 @@ def train(
   else:
     texts = [part for item in inputs for part in (item if isinstance(item, tuple) else (item,))]
 
-  def make(which: str, vocab_size: int) -> text.Tokenizer:
+  def make(which: str | text.Tokenizer, vocab_size: int) -> text.Tokenizer:
+    if isinstance(which, text.Tokenizer):
+      return which
     if which.endswith('.json'):
       return text.load(which)
     return text.train(
       which, texts, vocab_size, options['min_count'], options['lowercase'], as_words, pairs
     )
 
-  pieces = make(options['pieces'], options['pieces_vocab_size']) if options['pieces'] else None
+  if known is not None:
+    kind, pieces = known.tokenizer, known.pieces
+  else:
+    pieces = make(options['pieces'], options['pieces_vocab_size']) if options['pieces'] else None
   labels = {
-    task: _labels.names(spec, examples[task], options['label_min_count'])
+    task: known.labels[task]
+    if known is not None and task in known.labels
+    else _labels.names(spec, examples[task], options['label_min_count'])
     for task, spec in task_specs.items()
   }
   for task, names in labels.items():

@@ -6,7 +6,8 @@ from typing import Any
 from flax import linen as nn
 
 from mtl_jax import errors
-from mtl_jax.encoders import custom
+from mtl_jax.encoders import bert, custom
+from mtl_jax.encoders.bert import Bert
 from mtl_jax.encoders.convolution import CNN
 from mtl_jax.encoders.embedding import FROZEN, Embedding
 from mtl_jax.encoders.lenet import LeNet
@@ -63,6 +64,7 @@ __all__ = [
   'LSTM',
   'MLP',
   'TEXT',
+  'Bert',
   'BiLSTM',
   'Embedding',
   'LeNet',
@@ -70,6 +72,7 @@ __all__ = [
   'Transformer',
   'Vectors',
   'ViT',
+  'bert',
   'custom',
   'get',
   'load_vectors',

@@ -1,6 +1,7 @@
-"""The self-attention block that `Transformer` and `ViT` are made of, and rotary positions."""
+"""The self-attention block of `Transformer`, `ViT` and `Bert`, and rotary positions."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ NORMS = ('pre', 'post')
 
 
 class Block(nn.Module):
-  """Self-attention and a feed-forward layer (GELU), each added to its input.
+  """Self-attention and a feed-forward layer, each added to its input.
 
   Attributes:
     heads: attention heads.
@@ -24,6 +25,8 @@ class Block(nn.Module):
     dtype: of the computation; parameters are float32.
     norm: one of `NORMS`.
     rotary: turn queries and keys by their positions.
+    activation: of the feed-forward layer; by default GELU with tanh.
+    epsilon: added to the variances in the normalizations.
   """
 
   heads: int
@@ -32,13 +35,15 @@ class Block(nn.Module):
   dtype: jnp.dtype
   norm: str = 'pre'
   rotary: bool = False
+  activation: Callable[[jax.Array], jax.Array] = nn.gelu
+  epsilon: float = 1e-6
 
   @nn.compact
   def __call__(self, x: jax.Array, attend: jax.Array | None, train: bool) -> jax.Array:
     """`[B, S, D]`, and bool `[B, 1, 1, S]` (what may be attended to) -> `[B, S, D]`."""
 
     def normalized(x, norm):
-      return nn.LayerNorm(dtype=self.dtype)(x) if norm == self.norm else x
+      return nn.LayerNorm(self.epsilon, dtype=self.dtype)(x) if norm == self.norm else x
 
     def dropped(y):
       return nn.Dropout(self.dropout, deterministic=not train)(y)
@@ -52,7 +57,7 @@ class Block(nn.Module):
     )(normalized(x, 'pre'), mask=attend)
     x = normalized(x + dropped(y), 'post')
     y = nn.Dense(self.mlp_features, dtype=self.dtype)(normalized(x, 'pre'))
-    y = nn.Dense(x.shape[-1], dtype=self.dtype)(nn.gelu(y))
+    y = nn.Dense(x.shape[-1], dtype=self.dtype)(self.activation(y))
     return normalized(x + dropped(y), 'post')
 
 

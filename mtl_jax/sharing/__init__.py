@@ -8,10 +8,17 @@ from mtl_jax import errors
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.sharing.adapters import adapters, lora
 from mtl_jax.sharing.cross_stitch import cross_stitch
+from mtl_jax.sharing.dselect_k import dselect_k
 from mtl_jax.sharing.experts import cgc, mmoe
 from mtl_jax.sharing.hard import hard
+from mtl_jax.sharing.hierarchical import hierarchical, successive
 from mtl_jax.sharing.hyper_adapters import hyper_adapters
+from mtl_jax.sharing.ltb import branches, ltb
+from mtl_jax.sharing.mtan import mtan
+from mtl_jax.sharing.pals import pals
+from mtl_jax.sharing.ple import ple
 from mtl_jax.sharing.separate import separate
+from mtl_jax.sharing.shared_private import shared_private
 from mtl_jax.sharing.soft import soft
 
 SHARING: dict[str, Callable[..., MultiTaskModel]] = {
@@ -23,9 +30,16 @@ SHARING: dict[str, Callable[..., MultiTaskModel]] = {
     cross_stitch,
     mmoe,
     cgc,
+    ple,
+    dselect_k,
     adapters,
     lora,
     hyper_adapters,
+    hierarchical,
+    mtan,
+    pals,
+    ltb,
+    shared_private,
   )
 }
 """Every architecture by name."""
@@ -47,14 +61,23 @@ def get(name: str) -> Callable[..., MultiTaskModel]:
 __all__ = [
   'SHARING',
   'adapters',
+  'branches',
   'cgc',
   'cross_stitch',
+  'dselect_k',
   'get',
   'hard',
+  'hierarchical',
   'hyper_adapters',
   'lora',
+  'ltb',
   'mmoe',
+  'mtan',
   'options',
+  'pals',
+  'ple',
   'separate',
+  'shared_private',
   'soft',
+  'successive',
 ]

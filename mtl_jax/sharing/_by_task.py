@@ -55,7 +55,7 @@ class ByTaskModel(MultiTaskModel):
     self, shared: Any, own: Any, index: jax.Array | int, inputs: Any, key: jax.Array | None = None
   ) -> Any:
     """The shared half as task `index` sees it; see `halves.TwoHalves`."""
-    return self.shared.apply(shared, own, jnp.asarray(index), inputs, key)
+    return self.shared.apply(self._held(shared), own, jnp.asarray(index), inputs, key)
 
   def task_outputs(
     self, name: str, task_params: Any, features: Any, inputs: Any, key: jax.Array | None = None

@@ -16,6 +16,7 @@ from mtl_jax.tasks import Task
 
 Shape = Any
 SUBLAYERS = r'_?Block_\d+/(MultiHeadDotProductAttention_0|Dense_1)'
+TRUNK = (r'shared/.*',)
 PROJECTIONS = r'_?Block_\d+/MultiHeadDotProductAttention_0/(query|value)'
 
 
@@ -26,6 +27,7 @@ def adapters(
   layers: str = SUBLAYERS,
   features: int = 64,
   scale: float = 1e-3,
+  freeze: bool = False,
 ) -> _by_task.ByTaskModel:
   """Every task has an adapter y + gelu(y·D + a)·U + b after each sub-layer of the common trunk.
 
@@ -36,9 +38,10 @@ def adapters(
       attention and the feed-forward layer of each block of our Transformers.
     features: m, the width of the bottleneck.
     scale: standard deviation of D and U at the start, so that an adapter begins near the identity.
+    freeze: give the trunk no gradient, to train adapters and heads alone.
 
   Returns:
-    the model; a task's adapters are its own parameters. To train them alone, freeze θ.
+    the model; a task's adapters are its own parameters.
 
   Raises:
     ConfigError: a width below 1, a negative scale, or no layer matches (at `init`).
@@ -67,7 +70,8 @@ def adapters(
     inside = nn.gelu(_linear(y, own['down'], own['down_bias']))
     return y + _linear(inside, own['up'], own['up_bias'])
 
-  return _by_task.ByTaskModel(_Inside(encoder, layers, 'adapters', init, change), tuple(tasks))
+  encoding = _Inside(encoder, layers, 'adapters', init, change)
+  return _by_task.ByTaskModel(encoding, tuple(tasks), frozen=TRUNK if freeze else ())
 
 
 def lora(
@@ -77,6 +81,7 @@ def lora(
   layers: str = PROJECTIONS,
   rank: int = 8,
   alpha: float = 16.0,
+  freeze: bool = False,
 ) -> _by_task.ByTaskModel:
   """Every task adds (α/r)·x·A·B to linear layers x·W of the common trunk.
 
@@ -87,10 +92,11 @@ def lora(
       our Transformers.
     rank: r.
     alpha: α.
+    freeze: give the trunk no gradient, to train updates and heads alone.
 
   Returns:
     the model; A `[in, r]` (normal, variance 1/in) and B `[r, out]` (zero at the start) are a task's
-    own parameters. To train them alone, freeze θ.
+    own parameters.
 
   Raises:
     ConfigError: a rank below 1, or no layer matches (at `init`).
@@ -113,7 +119,8 @@ def lora(
     low = x.astype(y.dtype) @ own['a'].astype(y.dtype) @ own['b'].astype(y.dtype)
     return y + (alpha / rank) * low.reshape(y.shape)
 
-  return _by_task.ByTaskModel(_Inside(encoder, layers, 'lora', init, change), tuple(tasks))
+  encoding = _Inside(encoder, layers, 'lora', init, change)
+  return _by_task.ByTaskModel(encoding, tuple(tasks), frozen=TRUNK if freeze else ())
 
 
 def _linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:

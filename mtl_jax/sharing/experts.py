@@ -45,8 +45,8 @@ def mmoe(
   if experts < 1:
     raise errors.ConfigError(f'mmoe: experts={experts} must be 1 or more')
   tasks = tuple(tasks)
-  modules = {task.name: _Gated(tuple(range(experts)), task.head) for task in tasks}
-  shared = _Experts(encoder, experts, common)
+  modules = {task.name: Gated(tuple(range(experts)), task.head) for task in tasks}
+  shared = Experts(encoder, experts, common)
   return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
 
 
@@ -89,34 +89,44 @@ def cgc(
   for i, task in enumerate(tasks):
     first = shared_experts + i * task_experts
     read = (*range(shared_experts), *range(first, first + task_experts))
-    modules[task.name] = _Gated(read, task.head)
-  shared = _Experts(encoder, shared_experts + len(tasks) * task_experts, common)
+    modules[task.name] = Gated(read, task.head)
+  shared = Experts(encoder, shared_experts + len(tasks) * task_experts, common)
   return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Experts:
+class Experts:
   """A shared half with the two methods of a Flax module that a model calls.
 
   Features: `{'experts': [B, E, ...], 'gate': [B, D]}`.
+
+  Attributes:
+    encoder: an expert.
+    count: E.
+    common: regular expression of the parameters that all experts have in common.
+    gated: whether gates read the inputs; without, there is no 'gate' in the features.
   """
 
   encoder: nn.Module
   count: int
   common: str
+  gated: bool = True
 
   def init(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
+    """Fresh parameters, of one expert what is common and of each the rest."""
+
     def one(key):
       return init_module(self.encoder, 'the encoder', key, inputs)
 
     first = one(key)
     stacked = jax.vmap(one)(jax.random.split(key, self.count))
     chosen = jax.tree.map(
-      lambda axis, single, many: many if axis == 0 else single, self._axes(first), first, stacked
+      lambda axis, single, many: many if axis == 0 else single, self.axes(first), first, stacked
     )
     return {'params': {'experts': chosen}}
 
   def apply(self, variables: Any, inputs: Any, train: bool = False, rngs: Any = None) -> Any:
+    """The features of every expert."""
     params = variables['params']['experts']
     key = rngs['dropout'] if train else None
 
@@ -132,22 +142,17 @@ class _Experts:
       return features, seen[:1]
 
     keys = None if key is None else jax.random.split(key, self.count)
-    axes = (jax.tree.map(lambda axis: None if axis else 0, self._axes(params)), 0)
-    features, seen = jax.vmap(expert, axes, out_axes=1)(params, keys)
-    return {'experts': features, 'gate': self._gate_input(seen, inputs)}
+    features, seen = jax.vmap(expert, (self.in_axes(params), 0), out_axes=1)(params, keys)
+    if not self.gated:
+      return {'experts': features}
+    # One expert's embedding stands for all.
+    return {'experts': features, 'gate': gate_input(seen[0][:, 0] if seen else None, inputs)}
 
-  def _gate_input(self, seen: list[jax.Array], inputs: Any) -> jax.Array:
-    if seen:  # [B, E, S, D], the same for every expert but for dropout
-      pooled: Any = pooling.Pool('mean').apply({}, seen[0][:, 0], inputs)
-      return pooled
-    if not hasattr(inputs, 'shape'):
-      raise errors.ConfigError(
-        "A gate reads the encoder's submodule 'embedding', which this encoder lacks, or the "
-        f'inputs, which are no array but {jax.tree.structure(inputs)}'
-      )
-    return inputs.reshape(inputs.shape[0], -1)
+  def in_axes(self, params: Any) -> Any:
+    """0 for what each expert has of its own, None for what is common."""
+    return jax.tree.map(lambda axis: None if axis else 0, self.axes(params))
 
-  def _axes(self, params: Any) -> Any:
+  def axes(self, params: Any) -> Any:
     """0 for what each expert has of its own, 1 for what is common."""
     found = re.compile(self.common)
     return jax.tree_util.tree_map_with_path(
@@ -155,20 +160,46 @@ class _Experts:
     )
 
 
-class _Gated(nn.Module):
-  """A task's half: its gate over some of the experts, then its head."""
+def gate_input(embedded: jax.Array | None, inputs: Any) -> jax.Array:
+  """What a gate reads, `[B, D]`: the mean of the embedded tokens, or else the inputs themselves."""
+  if embedded is not None:
+    pooled: Any = pooling.Pool('mean').apply({}, embedded, inputs)
+    return pooled
+  if not hasattr(inputs, 'shape'):
+    raise errors.ConfigError(
+      "A gate reads the encoder's submodule 'embedding', which this encoder lacks, or the "
+      f'inputs, which are no array but {jax.tree.structure(inputs)}'
+    )
+  return inputs.reshape(inputs.shape[0], -1)
+
+
+def mixed(experts: Any, weights: jax.Array) -> Any:
+  """Σₑ weightsₑ · expertₑ of leaves `[B, E, ...]`; weights `[B, E]` or `[1, E]`."""
+
+  def mix(leaf):
+    scale = weights.astype(leaf.dtype).reshape(*weights.shape, *(1,) * (leaf.ndim - 2))
+    return jnp.sum(scale * leaf, axis=1)
+
+  return jax.tree.map(mix, experts)
+
+
+class Gated(nn.Module):
+  """A task's half: its gate over some of the experts, then its head.
+
+  Attributes:
+    read: the experts that the gate weighs.
+    head: the task's head.
+    row: of gate inputs `[B, T, D]`, the one that the gate reads; None where they are `[B, D]`.
+  """
 
   read: tuple[int, ...]
   head: nn.Module
+  row: int | None = None
 
   @nn.compact
   def __call__(self, features: Mapping[str, Any], inputs: Any, train: bool = False) -> Any:
-    gate = nn.Dense(len(self.read), name='gate')(features['gate'].astype(jnp.float32))
-    weights = nn.softmax(gate)  # [B, R]
-
-    def mix(leaf):  # [B, E, ...]
-      chosen = leaf[:, jnp.array(self.read)]
-      scale = weights.astype(leaf.dtype).reshape(*weights.shape, *(1,) * (leaf.ndim - 2))
-      return jnp.sum(scale * chosen, axis=1)
-
-    return self.head(jax.tree.map(mix, features['experts']), inputs, train=train)
+    """Features of `Experts` -> the head's outputs."""
+    x = features['gate'] if self.row is None else features['gate'][:, self.row]
+    weights = nn.softmax(nn.Dense(len(self.read), name='gate')(x.astype(jnp.float32)))  # [B, R]
+    chosen = jax.tree.map(lambda leaf: leaf[:, jnp.array(self.read)], features['experts'])
+    return self.head(mixed(chosen, weights), inputs, train=train)

@@ -25,6 +25,7 @@ def hyper_adapters(
   features: int = 24,
   embedding: int = 64,
   hidden: int = 128,
+  freeze: bool = False,
 ) -> _by_task.ByTaskModel:
   """Every task has adapters y + LN(gelu(y·D)·U) in a common trunk, made by a hypernetwork.
 
@@ -40,6 +41,7 @@ def hyper_adapters(
     features: width of the bottleneck.
     embedding: width of z, l, p and v.
     hidden: width of W₁'s output.
+    freeze: give the trunk no gradient; the hypernetwork and what it reads still train.
 
   Returns:
     the model. The trunk, the hypernetwork and the embeddings of layers and places are θ; a task's
@@ -57,7 +59,8 @@ def hyper_adapters(
     if value < 1:
       raise errors.ConfigError(f'hyper_adapters: {name}={value} must be 1 or more')
   encoding = _Hyper(encoder, layers, features, embedding, hidden)
-  return _by_task.ByTaskModel(encoding, tuple(tasks))
+  frozen = (r'shared/encoder/.*',) if freeze else ()
+  return _by_task.ByTaskModel(encoding, tuple(tasks), frozen=frozen)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,288 @@
+"""Transfer: parameters that start from a checkpoint or an earlier run, and how gently they change.
+
+Layers are counted from below: 0 is the embedding, the last is the task's own half. Reading the
+checkpoints of BERT is the work of `encoders.bert`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mtl_jax import checkpoint, errors, sharding
+
+LAYERS = r'(?:^|/)_?(?:Block|OptimizedLSTMCell|Conv|Dense)_(\d+)(?:/|$)'
+"""The number of a layer in a parameter's path: the first that is found. The two directions of a
+BiLSTM count as two layers."""
+_EMBEDDING = re.compile(r'(?:^|/)(?:embedding|positions)(?:/|$)')
+
+
+class Transplanted(NamedTuple):
+  """Parameters with the values of another model, and what stayed as it was.
+
+  Attributes:
+    params: of the shapes and dtypes they had.
+    fresh: paths of what the source has no values for, or was not to give.
+    unused: paths in the source that found no place.
+  """
+
+  params: Any
+  fresh: list[str]
+  unused: list[str]
+
+
+def from_encoder(params: Any, encoder: Any, *, fresh: Sequence[str] = ()) -> Transplanted:
+  """Gives every encoder in `params` the values of a pretrained one.
+
+  Args:
+    params: of any architecture of `mtl_jax.sharing`. Where encoders are stacked (columns, experts)
+      each starts with the same values.
+    encoder: the parameters of one encoder, such as `encoders.bert.load(path).params`.
+    fresh: paths in `params` that stay as they are.
+
+  Returns:
+    the parameters; what of `encoder` was not asked for is an error, unless it is fresh.
+
+  Raises:
+    ConfigError: a value has no place, or does not fit there.
+  """
+  values = _flat(encoder)
+  used: set[str] = set()
+  kept: list[str] = []
+  wrong: list[str] = []
+
+  def place(path: str, leaf: Any) -> Any:
+    found = _longest_end(path, values)
+    if found is None:
+      kept.append(path)
+      return leaf
+    value = values[found]
+    if value.shape not in (leaf.shape, leaf.shape[1:]):
+      wrong.append(f'{path} is {list(leaf.shape)}, and {found} {list(value.shape)}')
+      return leaf
+    used.add(found)
+    if path in fresh:
+      kept.append(path)
+      return leaf
+    return np.broadcast_to(np.asarray(value, leaf.dtype), leaf.shape)
+
+  made = _map(place, params)
+  unused = sorted(set(values) - used)
+  if wrong or unused:
+    what = wrong or [f'{path} has no place in the model' for path in unused]
+    raise errors.ConfigError(f'the pretrained encoder does not fit: {_some(what)}')
+  return Transplanted(made, sorted(kept), [])
+
+
+def from_params(
+  params: Any, source: Mapping[str, Any], *, fresh: Sequence[str] = ()
+) -> Transplanted:
+  """Gives `params` the values of an earlier run of the same encoder and sharing.
+
+  Args:
+    params: `{'shared': θ, 'tasks': {name: φ}}`.
+    source: path -> array, as of `read_run`; its tasks may be others.
+    fresh: paths in `params` that stay as they are.
+
+  Raises:
+    ConfigError: θ has a parameter that the source lacks, or one has another shape there; they are
+      named.
+  """
+  wrong: list[str] = []
+  kept: list[str] = []
+
+  def place(path: str, leaf: Any) -> Any:
+    if path in fresh or (path not in source and path.startswith('tasks/')):
+      kept.append(path)
+      return leaf
+    if path not in source:
+      wrong.append(f'{path} is not there')
+    elif source[path].shape != leaf.shape:
+      wrong.append(f'{path} is {list(leaf.shape)} here and {list(source[path].shape)} there')
+    else:
+      return np.asarray(source[path], leaf.dtype)
+    return leaf
+
+  made = _map(place, params)
+  if wrong:
+    raise errors.ConfigError(f'the earlier run is of another model: {_some(wrong)}')
+  return Transplanted(made, sorted(kept), sorted(set(source) - set(_flat(params))))
+
+
+def find_run(directory: str | Path, seed: int) -> Path:
+  """The run to start from: `directory` itself, or the only one in it, or the one of the same seed.
+
+  Raises:
+    ConfigError: there is none, or several.
+  """
+  root = Path(directory).expanduser()
+  if (root / 'checkpoints').is_dir():
+    return root
+  runs = sorted(path.parent for path in root.glob('*/seed_*/checkpoints'))
+  if len(runs) > 1:
+    runs = [run for run in runs if run.name == f'seed_{seed}'] or runs
+  if len(runs) != 1:
+    found = f': it holds {_some([str(run.relative_to(root)) for run in runs])}' if runs else ''
+    raise errors.ConfigError(
+      f'init_from: {str(directory)!r} is not the directory of a run{found}; give '
+      'WORKDIR/VARIANT/seed_K of a run that has been trained'
+    )
+  return runs[0]
+
+
+def read_run(run: Path) -> dict[str, np.ndarray]:
+  """The best parameters of a run: path -> array.
+
+  Raises:
+    ConfigError: it has no checkpoint, or one that cannot be read.
+  """
+  try:
+    found = checkpoint.read_best(run / 'checkpoints')
+  except errors.WorkdirError as e:
+    raise errors.ConfigError(f'init_from: {e}') from e
+  prefix = 'params/'
+  return {path[len(prefix) :]: v for path, v in found.items() if path.startswith(prefix)}
+
+
+def layers_of(params: Any, pattern: str = LAYERS) -> dict[str, int]:
+  """Path -> layer: 0 the embedding, 1 to L the encoder's, L + 1 the tasks' own halves.
+
+  What of θ has no number, such as a last normalization, belongs to layer L; adapters are a task's
+  own.
+  """
+  number = re.compile(pattern)
+  found: dict[str, int | None] = {}
+  for path in _flat(params):
+    parts = path.split('/')
+    if parts[0] == 'tasks' and parts[2:3] != ['encoder']:
+      found[path] = None
+    elif _EMBEDDING.search(path):
+      found[path] = -2
+    else:
+      match = number.search(path)
+      found[path] = int(match[1]) if match else None if parts[0] == 'tasks' else -1
+  numbers = sorted({value for value in found.values() if value is not None and value >= 0})
+  top = len(numbers)
+  place = {None: top + 1, -1: top, -2: 0} | {value: i + 1 for i, value in enumerate(numbers)}
+  return {path: place[value] for path, value in found.items()}
+
+
+def lowest(layers: Mapping[str, int], count: int) -> list[str]:
+  """The paths of the embedding and the `count` − 1 layers above it; none for 0."""
+  return [path for path, layer in layers.items() if layer < count]
+
+
+def highest(layers: Mapping[str, int], count: int) -> list[str]:
+  """The paths of the `count` last layers of the encoder."""
+  top = max(layers.values())
+  return [path for path, layer in layers.items() if top - count <= layer < top]
+
+
+def scale_by_layer(decay: float, pattern: str = LAYERS) -> optax.GradientTransformation:
+  """Scales updates by decay^(L + 1 − layer): discriminative learning rates.
+
+  It follows the optimizer in a chain.
+
+  References:
+    Howard & Ruder, Universal Language Model Fine-tuning for Text Classification, ACL 2018, section
+    3.2 (decay = 1 / 2.6).
+  """
+
+  def update(updates, params):
+    del params
+    layers = layers_of(updates, pattern)
+    top = max(layers.values())
+    return _map(lambda path, u: u * jnp.asarray(decay ** (top - layers[path]), u.dtype), updates)
+
+  return optax.stateless(update)
+
+
+def unfreeze_gradually(every: int, pattern: str = LAYERS) -> optax.GradientTransformation:
+  """Only the tasks' own halves are trained at first, and one layer more after every `every` steps.
+
+  It follows the optimizer in a chain: its moments see all gradients from the start, and are warm
+  when a layer thaws.
+
+  References:
+    Howard & Ruder, ACL 2018, section 3.3.
+  """
+
+  def update(updates, state, params=None):
+    del params
+    layers = layers_of(updates, pattern)
+    top = max(layers.values())
+    thawed = state.count // every
+    made = _map(
+      lambda path, u: jnp.where(thawed >= top - layers[path], u, jnp.zeros((), u.dtype)), updates
+    )
+    return made, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+  def init(params):
+    del params
+    return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+  return optax.GradientTransformation(init, update)
+
+
+class L2SPState(NamedTuple):
+  """Where θ began."""
+
+  start: Any
+
+
+def l2_sp(strength: float) -> optax.GradientTransformation:
+  """Adds the gradient 2λ(θ − θ⁰) of λ‖θ − θ⁰‖² on the shared parameters, θ⁰ their first values.
+
+  References:
+    Li, Grandvalet & Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional
+    Networks, ICML 2018, eq. 2 (their α is 2λ; their β is `l2` of the tasks).
+  """
+
+  def init(params):
+    return L2SPState(jax.tree.map(jnp.copy, params['shared']))
+
+  def update(updates, state, params):
+    def pull(g, theta, start):
+      return g + jnp.asarray(2 * strength, g.dtype) * (theta - start).astype(g.dtype)
+
+    shared = jax.tree.map(pull, updates['shared'], params['shared'], state.start)
+    return {**updates, 'shared': shared}, state
+
+  return optax.GradientTransformation(init, update)
+
+
+def freeze(paths: Sequence[str]) -> optax.GradientTransformation:
+  """Sets the updates of these parameters to zero; it comes last in a chain."""
+  chosen = frozenset(paths)
+
+  def update(updates, params):
+    del params
+    return _map(lambda path, u: jnp.zeros_like(u) if path in chosen else u, updates)
+
+  return optax.stateless(update)
+
+
+def _map(function: Any, tree: Any) -> Any:
+  """Maps `function(path, leaf)`."""
+  return jax.tree_util.tree_map_with_path(lambda p, leaf: function(sharding.path_of(p), leaf), tree)
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+  return {sharding.path_of(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _longest_end(path: str, values: Mapping[str, Any]) -> str | None:
+  """The longest end of `path`, by whole parts, that is among `values`."""
+  parts = path.split('/')
+  ends = ('/'.join(parts[i:]) for i in range(len(parts)))
+  return next((end for end in ends if end in values), None)
+
+
+def _some(what: Sequence[str]) -> str:
+  more = f' (and {len(what) - 5} more)' if len(what) > 5 else ''
+  return '; '.join(what[:5]) + more
