@@ -29,6 +29,8 @@ def test_operations_of_products_convolutions_and_loops():
 def test_sizes_of_every_architecture(name):
   options = {'adapters': {'layers': r'Dense_\d', 'features': 3}, 'lora': {'layers': r'Dense_\d'}}
   options['hyper_adapters'] = {**options['adapters'], 'embedding': 5, 'hidden': 7}
+  options |= {'pals': {'layers': 'Dense_1'}, 'hierarchical': {'layers': r'Dense_\d'}}
+  options['mtan'] = options['hierarchical']
   model = sharing.get(name)(encoders.MLP((16, 16)), models.tasks(False), **options.get(name, {}))
   batch = models.shared_batch('mlp')
   size = describe.measure(model, batch)
@@ -38,8 +40,6 @@ def test_sizes_of_every_architecture(name):
   column, trunk = 6 * 16 + 16 + 16 * 16 + 16, 2 * (6 * 16 + 16 * 16)
   first = 2 * 6 * 16
   heads = {'intent': 2 * 16 * 5, 'topics': 2 * 16 * 3, 'score': 2 * 16}
-  gates = {'mmoe': 2 * 6 * 4, 'cgc': 2 * 6 * 3}.get(name, 0)
-  assert size.task_operations == {task: work + gates for task, work in heads.items()}
   assert describe.separate(model, encoders.MLP((16, 16)), batch).operations == 3 * trunk + sum(
     heads.values()
   )
@@ -60,7 +60,13 @@ def test_sizes_of_every_architecture(name):
     column + 15 * 7 + 7 * 5 + generated + 3 * 5,
     first + 3 * (trunk - first + 2 * 4 * 16 * 3 + 2 * hyper / 16),
   )
-  assert (size.shared, size.encoder_operations) == expected[name]
+  expected['ltb'] = (4 * column + 4 * 4, 4 * trunk + 2 * 4 * 4 * 16)
+  expected['shared_private'] = (column + 16 * 3 + 3, 4 * trunk + 2 * 16 * 3)
+  if name in expected:
+    assert (size.shared, size.encoder_operations) == expected[name]
+    gates = {'mmoe': 2 * 6 * 4, 'cgc': 2 * 6 * 3}.get(name, 0)
+    read = 2 if name == 'shared_private' else 1  # two encoders' features
+    assert size.task_operations == {task: read * work + gates for task, work in heads.items()}
 
 
 def test_the_command(capsys):

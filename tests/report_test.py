@@ -228,6 +228,21 @@ def test_all_metrics_and_splits(tmp_path):
     report.tables(runs)
 
 
+def test_costs(tmp_path):
+  """Of single-task runs the sum; the median of the logged rates, which leave compiling out."""
+  for variant, tasks in (('a', {'pos': 0.5}), ('b', {'rule': 0.5}), ('c', {'pos': 1, 'rule': 1})):
+    write_run(tmp_path, variant, 0, tasks, extra={'parameters': 1_500_000})
+    lines = [{'step': i, 'split': 'train', 'steps_per_second': r} for i, r in enumerate((1, 4, 5))]
+    path = tmp_path / variant / 'seed_0' / 'metrics.jsonl'
+    path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  (table,) = report.tables(report.load([tmp_path]), costs=True)
+  assert [c.key for c in table.columns][-3:] == ['delta_m', 'parameters.M', 'step.ms']
+  single, together = table.rows
+  assert single.cells['step.ms'].mean == 500
+  assert together.cells['step.ms'].mean == 250
+  assert single.cells['parameters.M'].mean * table.columns[-2].scale == 3
+
+
 def test_bad_directories(tmp_path):
   with pytest.raises(WorkdirError, match='nothing is not a directory'):
     report.load([tmp_path / 'nothing'])

@@ -31,6 +31,7 @@ def report(
   formats: Sequence[str] = FORMATS,
   digits: int = 2,
   all_metrics: bool = False,
+  costs: bool = False,
 ) -> list[Table]:
   """Prints the tables of the runs below `dirs`, and writes them and their plots to `out`.
 
@@ -47,6 +48,7 @@ def report(
     formats: which tables to write, of 'md', 'tex' and 'csv'.
     digits: decimals of percentages; other values get two more.
     all_metrics: whether to show every metric of each task instead of the main one.
+    costs: whether to show parameters and the time of a training step.
 
   Returns:
     The tables, one for each config.
@@ -59,7 +61,7 @@ def report(
   runs = load(roots)
   if split is None:
     split = 'test' if all('test' in run.results for run in runs.finished) else 'validation'
-  found = tables(runs, split, all_metrics)
+  found = tables(runs, split, all_metrics, costs)
   console = console or _console()
   for table in found:
     console.print(_render.terminal(table, digits, console))

@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     '--all-metrics', action='store_true', help='every metric of each task, not only the main one'
   )
+  parser.add_argument(
+    '--costs', action='store_true', help='also parameters (millions) and ms a training step'
+  )
   parser.add_argument('--no-plots', action='store_true', help='write tables only')
   args = parser.parse_args(argv)
   try:
@@ -59,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       formats=tuple(dict.fromkeys(args.format or report.FORMATS)),
       digits=args.digits,
       all_metrics=args.all_metrics,
+      costs=args.costs,
     )
   except WorkdirError as error:
     print(f'error: {error}', file=sys.stderr)

@@ -1,6 +1,7 @@
 """Aggregates an experiment's runs over seeds into a table of numbers. `_render` makes it text."""
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from mtl_jax.report._runs import Entry, Experiment, Run, Runs, experiments
 
 DELTA_M = 'delta_m'
 JOINT = 'joint.exact_match'
+PARAMETERS, STEP = 'parameters.M', 'step.ms'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Table:
   notes: tuple[str, ...]
 
 
-def tables(runs: Runs, split: str = 'test', all_metrics: bool = False) -> list[Table]:
+def tables(
+  runs: Runs, split: str = 'test', all_metrics: bool = False, costs: bool = False
+) -> list[Table]:
   """Returns one table for each config among the runs.
 
   A row is a variant; the single-task variants of a config share the row 'single task', in which
@@ -71,15 +75,20 @@ def tables(runs: Runs, split: str = 'test', all_metrics: bool = False) -> list[T
     runs: what `load` found.
     split: 'test' or 'validation'.
     all_metrics: whether to show every metric of each task instead of the main one.
+    costs: whether to show the millions of parameters and the milliseconds of a training step, the
+      median over the log, without compiling; those of single-task runs are added up.
 
   Raises:
     WorkdirError: if a run lacks the split or a metric, or if runs cannot be put in one table.
   """
-  return [_table(experiment, runs, split, all_metrics) for experiment in experiments(runs.finished)]
+  found = experiments(runs.finished)
+  return [_table(experiment, runs, split, all_metrics, costs) for experiment in found]
 
 
-def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool) -> Table:
+def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool, costs: bool) -> Table:
   columns = _columns(experiment, split, all_metrics)
+  if costs:
+    columns += [Column(PARAMETERS, 1e-6, False, False), Column(STEP, 1, False, False)]
   values = {  # by entry label, then by column: one raw value a seed
     entry.label: {column.key: _values(experiment, entry, column.key, split) for column in columns}
     for entry in experiment.entries
@@ -87,10 +96,13 @@ def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool) ->
   deltas, notes = _deltas(experiment, values)
   columns = [c for c in columns if any(v[c.key] for v in values.values())]
   if deltas:
-    columns.append(Column(DELTA_M, 1, True, False))
+    place = len([c for c in columns if c.key not in (PARAMETERS, STEP)])
+    columns.insert(place, Column(DELTA_M, 1, True, False))
   rows = []
   for entry in experiment.entries:
     cells = {key: Cell(*metrics.mean_interval(v)) for key, v in values[entry.label].items() if v}
+    if PARAMETERS in cells:
+      cells[PARAMETERS] = Cell(cells[PARAMETERS].mean)  # the same for every seed
     if entry.label in deltas:
       cells[DELTA_M] = deltas[entry.label]
     counts = sorted({len(group) for group in entry.runs.values()})
@@ -142,6 +154,10 @@ def _values(experiment: Experiment, entry: Entry, key: str, split: str) -> list[
       return []
     group = entry.runs[experiment.tasks[0]]
     found = [(_split(run, split).get('joint') or {}).get('exact_match') for run in group]
+  elif key in (PARAMETERS, STEP):
+    groups = list(entry.runs.values()) if entry.single else [next(iter(entry.runs.values()))]
+    costs = [[_cost(run, key) for run in group] for group in groups]
+    found = [None if None in seed else sum(seed) for seed in zip(*costs, strict=False)]
   else:
     task, name = key.rsplit('.', 1)
     found = []
@@ -151,6 +167,15 @@ def _values(experiment: Experiment, entry: Entry, key: str, split: str) -> list[
       except (KeyError, TypeError):
         raise WorkdirError(f'{run.label}/results.json has no {split} {key}') from None
   return [value for value in found if value is not None]
+
+
+def _cost(run: Run, key: str) -> Any:
+  """The parameters of a run, or the milliseconds of its median step; None where not logged."""
+  if key == PARAMETERS:
+    return run.results.get('parameters')
+  found = (record.get('steps_per_second') for record in run.records.get('train', ()))
+  rates = [float(rate) for rate in found if rate]
+  return 1e3 / statistics.median(rates) if rates else None
 
 
 def _deltas(

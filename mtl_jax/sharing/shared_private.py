@@ -27,7 +27,7 @@ def shared_private(
   adversarial: float = 0.05,
   orthogonality: float = 0.01,
   common: str = COMMON,
-) -> '_SharedPrivate':
+) -> _by_task.ByTaskModel:
   """The head of task i reads [s; pᵢ], the features of a shared and of its private encoder.
 
   In training (where there is a key) the loss of task i is Lᵢ + λ·CE(D(s), i) + γ·Ω(S, Pᵢ), over all

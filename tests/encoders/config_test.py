@@ -150,7 +150,7 @@ def test_vectors_from_a_config(config, data, tmp_path, caplog):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'encoder.name': 'lenet'}, "encoder.name: no 'lenet'.*Valid: bilstm, cnn, lstm, transformer"),
+    ({'encoder.name': 'lenet'}, "encoder.name: no 'lenet'.*Valid: bert, bilstm, cnn, lstm"),
     ({'encoder.name': 'custom'}, "encoder.name: no 'custom'"),
     ({'encoder.transformer.norm': 'per'}, "encoder.transformer: no norm 'per'; did you mean 'pre'"),
     ({'encoder.transformer.position': 'x'}, "encoder.transformer: no position 'x'"),
