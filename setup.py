@@ -16,7 +16,7 @@ DEV = [
   *QUICKSTART,
   'hypothesis>=6.100',
   'mypy>=1.13',
-  'pytest>=8',
+  'pytest>=9.0',
   'pytest-xdist>=3.6',
   'ruff>=0.9',
 ]

@@ -228,6 +228,16 @@ def test_all_metrics_and_splits(tmp_path):
     report.tables(runs)
 
 
+def test_the_mean_stands_for_the_joint_match_of_own_inputs(tmp_path):
+  for seed, mean in enumerate((0.4, 0.6)):
+    split = {'metrics': {'pos': {'micro_f1': 0.5}, 'rule': {'accuracy': 0.3}}, 'joint': {}}
+    extra = {'test': split | {'mean': mean}}
+    write_run(tmp_path, 'a', seed, {'pos': 0.5, 'rule': 0.3}, extra=extra)
+  (table,) = report.tables(report.load([tmp_path]))
+  assert [c.key for c in table.columns] == ['pos.micro_f1', 'rule.accuracy', 'mean']
+  assert table.rows[0].cells['mean'].mean == 0.5
+
+
 def test_costs(tmp_path):
   """Of single-task runs the sum; the median of the logged rates, which leave compiling out."""
   for variant, tasks in (('a', {'pos': 0.5}), ('b', {'rule': 0.5}), ('c', {'pos': 1, 'rule': 1})):

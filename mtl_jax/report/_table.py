@@ -10,7 +10,7 @@ from mtl_jax.errors import WorkdirError
 from mtl_jax.report._runs import Entry, Experiment, Run, Runs, experiments
 
 DELTA_M = 'delta_m'
-JOINT = 'joint.exact_match'
+JOINT, MEAN = 'joint.exact_match', 'mean'
 PARAMETERS, STEP = 'parameters.M', 'step.ms'
 
 
@@ -69,7 +69,8 @@ def tables(
   each task comes from its own runs. Cells are means over seeds with 95% intervals. Δm compares a
   row's main metrics with the single-task means: its point estimate is that of the row's means
   (equally the mean of the seeds' Δm, which is linear in the row's metrics), its interval comes from
-  the seeds' Δm. The joint exact match stands only for rows that train all tasks of the config.
+  the seeds' Δm. The joint exact match stands only for rows that train all tasks of the config;
+  where tasks do not share examples, the mean of the main metrics stands in its place.
 
   Args:
     runs: what `load` found.
@@ -95,6 +96,8 @@ def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool, co
   }
   deltas, notes = _deltas(experiment, values)
   columns = [c for c in columns if any(v[c.key] for v in values.values())]
+  if any(column.key == JOINT for column in columns):
+    columns = [column for column in columns if column.key != MEAN]
   if deltas:
     place = len([c for c in columns if c.key not in (PARAMETERS, STEP)])
     columns.insert(place, Column(DELTA_M, 1, True, False))
@@ -136,6 +139,8 @@ def _columns(experiment: Experiment, split: str, all_metrics: bool) -> list[Colu
       columns.append(Column(f'{task}.{name}', scale, metric.fraction, metric.higher_is_better))
   if len(experiment.tasks) > 1:
     columns.append(Column(JOINT, 100, True, True))
+    if all(metrics.METRICS[experiment.main_metrics[task]].fraction for task in experiment.tasks):
+      columns.append(Column(MEAN, 100, True, True))
   return columns
 
 
@@ -154,6 +159,10 @@ def _values(experiment: Experiment, entry: Entry, key: str, split: str) -> list[
       return []
     group = entry.runs[experiment.tasks[0]]
     found = [(_split(run, split).get('joint') or {}).get('exact_match') for run in group]
+  elif key == MEAN:
+    if entry.single or len(entry.runs) < len(experiment.tasks):
+      return []
+    found = [_split(run, split).get('mean') for run in entry.runs[experiment.tasks[0]]]
   elif key in (PARAMETERS, STEP):
     groups = list(entry.runs.values()) if entry.single else [next(iter(entry.runs.values()))]
     costs = [[_cost(run, key) for run in group] for group in groups]

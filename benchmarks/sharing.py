@@ -1,0 +1,80 @@
+"""A training step of every way to share, 16 tasks, beside a product of the same operations.
+
+python -m benchmarks.sharing [--only mmoe ltb ...] [--tasks 16]
+
+The encoder is an MLP 256-1024-1024 on 256 examples that every task labels, so that matrix products
+are what a step consists of; loss-weighted plain sum, SGD. `operations` are those of the step's
+products, forward and backward, counted on its jaxpr. The product is one batched matrix product
+[T, 256, 1024] × [T, 1024, 1024], timed in turns with the steps and scaled to their operations: what
+stacked columns would cost if a step were nothing but loop-free products. PALs need tokens and are
+not here.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import mtl_jax
+from benchmarks import machine
+from mtl_jax import Task, _flops, encoders, heads, optim, sharing
+
+WIDTH, EXAMPLES, INPUTS = 1024, 256, 256
+BOUND = 1.3
+LAYERS = {'layers': r'Dense_\d'}
+OPTIONS = dict.fromkeys(('adapters', 'lora', 'hyper_adapters', 'mtan', 'hierarchical'), LAYERS)
+OPTIONS |= {'mmoe': {'experts': 16}, 'dselect_k': {'experts': 16}, 'ltb': {'children': 16}}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
+  names = [name for name in sharing.SHARING if name != 'pals']
+  parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='NAME')
+  parser.add_argument('--tasks', type=int, default=16, help='default: 16')
+  parser.add_argument('--rounds', type=int, default=7, help='default: 7')
+  arguments = parser.parse_args()
+  tasks, rng = arguments.tasks, np.random.default_rng(0)
+  print(machine.describe(), end='\n\n')
+  print(f'| {tasks} tasks | operations | ms a step | ms of a product | ratio (bound {BOUND}) |')
+  print('| --- | --: | --: | --: | --: |')
+  left = jnp.asarray(rng.normal(size=(tasks, EXAMPLES, WIDTH)), jnp.float32)
+  right = jnp.asarray(rng.normal(size=(tasks, WIDTH, WIDTH)), jnp.float32)
+  product = jax.jit(jnp.matmul)
+  product_operations = 2 * tasks * EXAMPLES * WIDTH * WIDTH
+  batch = {
+    'inputs': jnp.asarray(rng.normal(size=(EXAMPLES, INPUTS)), jnp.float32),
+    'targets': {
+      f'task_{i}': jnp.asarray(rng.integers(0, 5, EXAMPLES), jnp.int32) for i in range(tasks)
+    },
+  }
+  made = [Task(f'task_{i}', heads.Classification(5)) for i in range(tasks)]
+  for name in arguments.only:
+    model = sharing.get(name)(encoders.MLP((WIDTH, WIDTH)), made, **OPTIONS.get(name, {}))
+    balance, optimizer = optim.sum_tasks(), optax.sgd(1e-3)
+    state = mtl_jax.init_train_state(model, balance, optimizer, jax.random.key(0), batch)
+    plain = mtl_jax.make_train_step(model, balance, optimizer, jit=False)
+    operations = _flops.count(plain, state, batch)
+    step = jax.jit(plain, donate_argnums=0)
+    state, _ = step(state, batch)
+    times = []
+    for _ in range(arguments.rounds):
+      start = time.perf_counter()
+      state, metrics = jax.block_until_ready(step(state, batch))
+      middle = time.perf_counter()
+      jax.block_until_ready(product(left, right))
+      times.append((middle - start, time.perf_counter() - middle))
+    assert np.isfinite(metrics['loss']).all(), name
+    taken, reference = np.median(np.array(times[1:]), axis=0) * 1e3
+    reference *= operations / product_operations
+    print(
+      f'| {name} | {operations / 1e9:.1f} G | {taken:.0f} | {reference:.0f} '
+      f'| {taken / reference:.2f} |',
+      flush=True,
+    )
+
+
+if __name__ == '__main__':
+  main()

