@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import pathlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mtl_jax import (
   _direction,
+  _start,
   encoders,
   errors,
   heads,
@@ -26,8 +26,7 @@ from mtl_jax import (
 )
 from mtl_jax import sharing as sharing_lib
 from mtl_jax.data import builders, pipeline, text
-from mtl_jax.data import vocabularies as vocabularies_lib
-from mtl_jax.model import MultiTaskModel, is_frozen
+from mtl_jax.model import MultiTaskModel
 from mtl_jax.tasks import Task
 
 Run = Mapping[str, Any]
@@ -70,24 +69,6 @@ class Program:
     return sharding.shard_batch(batch, self.mesh)
 
 
-def load_data(run: Run) -> pipeline.Data:
-  """The data set of a run, with the vocabularies of the encoder or run that it starts from."""
-  vocabularies, tokenizer = None, None
-  if run['init_from']:
-    vocabularies = vocabularies_lib.read(transfer.find_run(run['init_from'], run['seed']))
-  elif run['encoder']['name'] == 'bert' and not run['dataset']['tokenizer']:
-    tokenizer = text.pretrained(encoders.bert.tokenizer(run['encoder']['bert']['path']))
-  return pipeline.load(
-    run['dataset'],
-    tuple(run['tasks']),
-    run['train']['batch_size'],
-    run['seed'],
-    vocabularies,
-    tokenizer,
-    new_tasks=True,
-  )
-
-
 def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   """Builds what a run trains.
 
@@ -104,7 +85,7 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   schedule = build_schedule(run, steps)
   mesh = build_mesh(run)
   batch = data.example_batch()  # the same for every seed: only its shapes count
-  model, frozen = _freeze(model, run, batch)
+  model, frozen = _start.freeze(model, run, batch)
   optimizer = build_optimizer(run, schedule, frozen)
   options = run['balance']
 
@@ -118,11 +99,11 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
 
   def start(seed):
     key = jax.random.key(seed)
-    if not _starts_from_elsewhere(run):
+    if not _start.elsewhere(run):
       return compiled(key)
     # With the key that `init_train_state` would give the model.
     params = fresh(jax.random.split(key)[0], batch)
-    return compiled(key, _transplant(run, data, params, seed))
+    return compiled(key, _start.transplant(run, data, params, seed))
 
   step = train_step.make_train_step(
     model,
@@ -156,83 +137,6 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
     eval_step,
     count,
   )
-
-
-def _starts_from_elsewhere(run: Run) -> bool:
-  bert = run['encoder'].get('bert', {})
-  return bool(run['init_from'] or bert.get('pretrained'))
-
-
-def _transplant(run: Run, data: pipeline.Data, params: Any, seed: int) -> Any:
-  """Initial parameters with the values of an earlier run, or of a pretrained encoder."""
-  options = run['transfer']
-  layers = transfer.layers_of(params, options['layers'])
-  renewed = transfer.highest(layers, options['reinitialize'])
-  if not run['init_from']:
-    bert = run['encoder']['bert']
-    given = encoders.bert.load(bert['path'], bert['layers'])
-    return transfer.from_encoder(params, given.params, fresh=renewed).params
-  found = transfer.find_run(run['init_from'], seed)
-  earlier = vocabularies_lib.read(found)
-  for task, names in earlier.labels.items():
-    if data.label_names.get(task, names) != names:
-      raise errors.ConfigError(f'init_from: {found} has other classes of task {task!r}')
-  if earlier.tokenizer.backend.to_str() != data.vocabularies.tokenizer.backend.to_str():
-    raise errors.ConfigError(f'init_from: {found} has another tokenizer than the first seed')
-  made = transfer.from_params(params, transfer.read_run(found), fresh=renewed)
-  fresh_heads = sorted({'/'.join(path.split('/')[:2]) for path in made.fresh})
-  _LOG.info(
-    'starts from %s; fresh: %s; not used: %s',
-    '/'.join(found.parts[-2:]),
-    ', '.join(fresh_heads) or 'nothing',
-    ', '.join(sorted({'/'.join(path.split('/')[:2]) for path in made.unused})) or 'nothing',
-  )
-  return made.params
-
-
-def _freeze(model: MultiTaskModel, run: Run, batch: Any) -> tuple[MultiTaskModel, list[str]]:
-  """The model without gradients on frozen parameters of θ, and the paths of all frozen ones."""
-  options = run['transfer']
-  if not (options['freeze_layers'] or options['freeze'] or model.frozen):
-    return model, []
-  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
-  layers = transfer.layers_of(shapes, options['layers'])
-  for pattern in options['freeze']:
-    if not any(is_frozen(path, [pattern]) for path in layers):
-      raise errors.ConfigError(
-        f'transfer.freeze: {pattern!r} matches no parameter whole; there are, for example, '
-        f'{", ".join(list(layers)[:5])}'
-      )
-  patterns = (*model.frozen, *options['freeze'])
-  lowest = transfer.lowest(layers, options['freeze_layers'])
-  chosen = [path for path in layers if path in lowest or is_frozen(path, patterns)]
-  if len(chosen) == len(layers):
-    raise errors.ConfigError('transfer: every parameter is frozen, and nothing could be learned')
-  held = tuple(re.escape(path) for path in chosen if path.startswith('shared/'))
-  return dataclasses.replace(model, frozen=held), chosen
-
-
-def check_transfer(run: Run) -> None:
-  """Raises ConfigError unless the options of transfer fit each other."""
-  options = run['transfer']
-  for pattern in (options['layers'], *options['freeze']):
-    try:
-      compiled = re.compile(pattern)
-    except re.error as e:
-      raise errors.ConfigError(f'transfer: {pattern!r} is no regular expression: {e}') from None
-    if pattern == options['layers'] and compiled.groups != 1:
-      raise errors.ConfigError(
-        f'transfer.layers: {pattern!r} needs one group, around the number of a layer'
-      )
-  if not 0 < options['layer_decay'] <= 1:
-    raise errors.ConfigError(
-      f'transfer.layer_decay: need more than 0 and at most 1, not {options["layer_decay"]}'
-    )
-  if options['reinitialize'] and not _starts_from_elsewhere(run):
-    raise errors.ConfigError(
-      'transfer.reinitialize: every layer is fresh: there is neither init_from nor a pretrained '
-      'encoder'
-    )
 
 
 def build_model(run: Run, data: pipeline.Data) -> MultiTaskModel:

@@ -15,6 +15,7 @@ from ml_collections import config_dict
 from mtl_jax import (
   _build,
   _direction,
+  _start,
   encoders,
   errors,
   heads,
@@ -408,7 +409,7 @@ def _check_values(run: Plain) -> None:
     if path.endswith(_BELOW_ONE) and value >= 1:
       raise errors.ConfigError(f'{path}: need less than 1, not {value}')
   _build.check_encoder(run)
-  _build.check_transfer(run)
+  _start.check_transfer(run)
   _build.check_sharing(run)
   _check_balance(run)
   if run['dtype'] not in ('float32', 'bfloat16'):

@@ -21,7 +21,7 @@ import jax
 import rich.console
 import rich.table
 
-from mtl_jax import _build, _command_line, _flops, halves, sharing
+from mtl_jax import _build, _command_line, _flops, _start, halves, sharing
 from mtl_jax import config as config_lib
 from mtl_jax.model import MultiTaskModel
 
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     console = rich.console.Console(width=None if sys.stdout.isatty() else 100)
     for variant in dict.fromkeys(run['variant'] for run in runs):
       run = next(run for run in runs if run['variant'] == variant)
-      data = _build.load_data(run)
+      data = _start.load_data(run)
       model, batch = _build.build_model(run, data), data.example_batch()
       size = measure(model, batch)
       apart = separate(model, _build.build_encoder(run, data), batch)

@@ -33,7 +33,7 @@ import jax
 from absl import logging
 from ml_collections import config_dict
 
-from mtl_jax import _build, _command_line, _console, _loop, _workdir, report
+from mtl_jax import _build, _command_line, _console, _loop, _start, _workdir, report
 from mtl_jax import config as config_lib
 from mtl_jax.data import pipeline
 
@@ -113,7 +113,7 @@ class _Prepared(NamedTuple):
 
 def _prepare(run: config_lib.Plain) -> _Prepared:
   train = run['train']
-  data = _build.load_data(run)
+  data = _start.load_data(run)
   steps = train['steps'] or max(1, round(train['epochs'] * data.steps_per_epoch))
   program = _build.program(run, data, steps)
   return _Prepared(data, _workdir.identity(data), steps, program)

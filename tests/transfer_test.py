@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from mtl_jax import _build, encoders, errors, heads, sharding, sharing, train, transfer
+from mtl_jax import _start, encoders, errors, heads, sharding, sharing, train, transfer
 from mtl_jax import config as config_lib
 from mtl_jax.encoders import bert
 from mtl_jax.tasks import Task
@@ -267,7 +267,7 @@ def test_a_pretrained_encoder_from_a_config(config, checkpoint, pretrained, tmp_
     np.testing.assert_array_equal(found[f'shared/{path}'], value)
   assert str(checkpoint.parent) not in (run / 'config.json').read_text()
   (resolved,) = config_lib.resolve(changed)
-  data = _build.load_data(resolved)
+  data = _start.load_data(resolved)
   batch = data.example_batch()
   first = batch['inputs']['tokens'][:, 0]
   assert (first == 2).all()  # [CLS]
