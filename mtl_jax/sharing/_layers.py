@@ -1,7 +1,7 @@
 """Reaching into an encoder's layers from outside: any Flax module, ours or a user's."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,10 @@ from mtl_jax.model import apply_module
 
 Hook = Callable[[str, Any, Any], Any]
 """`(path, input, output) -> output` of a submodule; the path is like '_Block_0/Dense_1'."""
+
+IN_ORDER = r'(_?Block|_?Residual|Bidirectional)_\d+'
+"""The layers of Transformer, ViT, Bert, ResNet and BiLSTM that are called one after the other."""
+_READ = 'read'  # the Flax collection in which what layers read comes out of an encoder
 
 
 def check(pattern: str, use: str) -> None:
@@ -65,3 +69,40 @@ def find(encoder: nn.Module, params: Any, inputs: Any, pattern: str, use: str) -
       f'{use}: no submodule of the encoder matches {pattern!r}; there are {", ".join(others)}'
     )
   return found
+
+
+def read(
+  encoder: nn.Module, params: Any, inputs: Any, key: jax.Array | None, pattern: str
+) -> tuple[Any, list[tuple[str, jax.Array, jax.Array]]]:
+  """The encoder's features, and `(path, input, output)` of the submodules that a pattern finds.
+
+  They come out through a Flax collection, so that layers inside `nn.remat` may be read too.
+  """
+  wanted, paths = re.compile(pattern), []
+
+  def intercept(call, args, kwargs, context):
+    output = call(*args, **kwargs)
+    path = '/'.join(context.module.path)
+    if context.method_name == '__call__' and path and wanted.fullmatch(path):
+      paths.append(path)
+      context.module.sow(_READ, _READ, (args[0], output))
+    return output
+
+  training: dict[str, Any] = {} if key is None else {'train': True, 'rngs': {'dropout': key}}
+  with nn.intercept_methods(intercept):
+    features, sown = encoder.apply({'params': params}, inputs, mutable=[_READ], **training)
+  found = []
+  for path in dict.fromkeys(paths):
+    place = sown[_READ]
+    for part in path.split('/'):
+      place = place[part]
+    found.append((path, *place[_READ][0]))
+  return features, found
+
+
+def readable(x: jax.Array, inputs: Any) -> jax.Array:
+  """States that heads can read: `[B, S, D]` of text stay, others become `[B, D]` by their mean."""
+  text = isinstance(inputs, Mapping) and 'mask' in inputs
+  if x.ndim == 2 or (text and x.ndim == 3):
+    return x
+  return x.mean(axis=tuple(range(1, x.ndim - 1)))

@@ -18,16 +18,14 @@ from mtl_jax.model import MultiTaskModel, apply_module, init_module
 from mtl_jax.sharing import _layers
 from mtl_jax.tasks import Task
 
-LAYERS = r'(_?Block|_?Residual|Bidirectional)_\d+'
 _LAST = -1
-_READ = 'read'  # the Flax collection in which what layers read comes out of an encoder
 
 
 def hierarchical(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  layers: str = LAYERS,
+  layers: str = _layers.IN_ORDER,
   depths: Sequence[str] = (),
   after: Sequence[str] = (),
   label_features: int = 32,
@@ -159,35 +157,6 @@ def successive(
   return dataclasses.replace(model, penalty=total)
 
 
-def read_layers(
-  encoder: nn.Module, params: Any, inputs: Any, key: jax.Array | None, pattern: str
-) -> tuple[Any, list[tuple[str, jax.Array, jax.Array]]]:
-  """The encoder's features, and `(path, input, output)` of the submodules that a pattern finds.
-
-  They come out through a Flax collection, so that layers inside `nn.remat` may be read too.
-  """
-  wanted, paths = re.compile(pattern), []
-
-  def intercept(call, args, kwargs, context):
-    output = call(*args, **kwargs)
-    path = '/'.join(context.module.path)
-    if context.method_name == '__call__' and path and wanted.fullmatch(path):
-      paths.append(path)
-      context.module.sow(_READ, _READ, (args[0], output))
-    return output
-
-  training: dict[str, Any] = {} if key is None else {'train': True, 'rngs': {'dropout': key}}
-  with nn.intercept_methods(intercept):
-    features, sown = encoder.apply({'params': params}, inputs, mutable=[_READ], **training)
-  found = []
-  for path in dict.fromkeys(paths):
-    place = sown[_READ]
-    for part in path.split('/'):
-      place = place[part]
-    found.append((path, *place[_READ][0]))
-  return features, found
-
-
 @dataclasses.dataclass(frozen=True)
 class _Hierarchy:
   """A shared half with the two methods of a Flax module that a model calls.
@@ -228,9 +197,9 @@ class _Hierarchy:
 
   def _states(self, params: Any, inputs: Any, key: jax.Array | None) -> dict[str, Any]:
     pattern = rf'embedding|(?:{self.layers})'
-    last, found = read_layers(self.encoder, params, inputs, key, pattern)
+    last, found = _layers.read(self.encoder, params, inputs, key, pattern)
     entered = [x for path, x, _ in found if re.fullmatch(self.layers, path)]
-    states = [*(readable(x, inputs) for x in entered[1:]), last]  # of depths 1 ... L
+    states = [*(_layers.readable(x, inputs) for x in entered[1:]), last]  # of depths 1 ... L
     features: dict[str, Any] = {
       'states': {str(d): states[d - 1 if d > 0 else d] for d in set(self.depths.values())},
       'outputs': {},
@@ -314,14 +283,6 @@ class _Given(nn.Module):
   def __call__(self, features: Mapping[str, Any], inputs: Any, train: bool = False) -> Any:
     del inputs, train
     return features['outputs'][self.task]
-
-
-def readable(x: jax.Array, inputs: Any) -> jax.Array:
-  """States that heads can read: `[B, S, D]` of text stay, others become `[B, D]` by their mean."""
-  text = isinstance(inputs, Mapping) and 'mask' in inputs
-  if x.ndim == 2 or (text and x.ndim == 3):
-    return x
-  return x.mean(axis=tuple(range(1, x.ndim - 1)))
 
 
 def _fit(part: jax.Array, states: jax.Array, inputs: Any) -> jax.Array:

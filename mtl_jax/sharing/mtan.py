@@ -15,11 +15,12 @@ from mtl_jax import errors
 from mtl_jax.heads import pooling
 from mtl_jax.model import MultiTaskModel, init_module
 from mtl_jax.sharing import _layers
-from mtl_jax.sharing.hierarchical import LAYERS, read_layers, readable
 from mtl_jax.tasks import Task
 
 
-def mtan(encoder: nn.Module, tasks: Sequence[Task], *, layers: str = LAYERS) -> MultiTaskModel:
+def mtan(
+  encoder: nn.Module, tasks: Sequence[Task], *, layers: str = _layers.IN_ORDER
+) -> MultiTaskModel:
   """Every task has a mask a_j in (0, 1) over the features of every layer, and reads the last ones.
 
       â_j = a_j ⊙ p_j,   a_j = h_j(g_j([u_j; f_j(â_{j−1})])),   a_1 = h_1(g_1(u_1))
@@ -74,7 +75,7 @@ class _Trunk:
 
   def apply(self, variables: Any, inputs: Any, train: bool = False, rngs: Any = None) -> Any:
     key = rngs['dropout'] if train else None
-    last, found = read_layers(self.encoder, variables['params'], inputs, key, self.layers)
+    last, found = _layers.read(self.encoder, variables['params'], inputs, key, self.layers)
     states = found[-1][2]
     pooled = last.ndim < states.ndim and last.shape[-1] == states.shape[-1]
     return {'layers': [*(x for _, x, _ in found), states if pooled else last]}
@@ -99,7 +100,7 @@ class _Attending(nn.Module):
       hidden = _rectified(nn.Dense(width, dtype=p.dtype, name=f'g_{j}')(u), f'g_norm_{j}')
       hidden = _fit(hidden, p, inputs)
       masked = p * nn.sigmoid(nn.Dense(width, dtype=p.dtype, name=f'h_{j}')(hidden))
-    return self.head(readable(masked, inputs), inputs, train=train)
+    return self.head(_layers.readable(masked, inputs), inputs, train=train)
 
 
 def _rectified(x: jax.Array, name: str) -> jax.Array:
@@ -117,7 +118,7 @@ def _fit(x: jax.Array, p: jax.Array, inputs: Any) -> jax.Array:
       f'mtan.layers: a mask cannot be carried from a layer that reads {list(x.shape)} to '
       f'{list(p.shape)} (batch first): match layers of one kind'
     )
-  averaged: Any = pooling.Pool('mean').apply({}, readable(x, inputs), inputs)
+  averaged: Any = pooling.Pool('mean').apply({}, _layers.readable(x, inputs), inputs)
   return averaged
 
 
