@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.extend import core
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
@@ -34,7 +35,7 @@ def _of_equation(equation: Any) -> int:
     kernel = equation.invars[1].aval.shape
     outputs = kernel[params['dimension_numbers'].rhs_spec[0]]
     return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
-  inner = [_count(part) for part in jax.core.jaxprs_in_params(params)]
+  inner = [_count(part) for part in core.jaxprs_in_params(params)]
   if name == 'cond':
     return max(inner, default=0)
   return sum(inner) * (params['length'] if name == 'scan' else 1)
