@@ -86,7 +86,9 @@ class _CrossStitch:
         del x
         everyone = jax.lax.all_gather(y, 'columns')  # [T, B, ..., C]
         alpha = stitches[path.replace('/', '.')].astype(y.dtype)  # [T, C] or [T, 1]
-        return jnp.sum(alpha.reshape(self.tasks, *(1,) * (y.ndim - 1), -1) * everyone, axis=0)
+        if self.by_channel:
+          return jnp.einsum('tc,t...c->...c', alpha, everyone, precision='highest')
+        return jnp.tensordot(alpha[:, 0], everyone, 1, precision='highest')
 
       return _layers.run(self.encoder, params, inputs, key, self.layers, mix)
 

