@@ -4,7 +4,8 @@
   python -m mtl_jax.train --config=configs/sharing.py:mmoe --workdir=runs/sharing   # one of them
   python -m mtl_jax.report runs/sharing --costs
 
-The same character Transformer, data, optimizer and plain sum for all; only `sharing` differs.
+The same character Transformer, data, optimizer and plain sum for all; only `sharing` differs. 48
+runs, about 25 minutes on 2 cores. Expected: the table in docs/sharing.md (`results/sharing/`).
 """
 
 from mtl_jax import config as config_lib

@@ -23,3 +23,12 @@ def test_tables_follow_from_the_results(name, tmp_path):
   figures = re.findall(r'[\d.]+ ± [\d.]+', table.replace('*', ''))
   assert figures
   assert all(figure in docstring for figure in figures)
+
+
+def test_the_table_of_sharing(tmp_path):
+  directory = ROOT / 'results' / 'sharing'
+  report.report([directory], out=tmp_path, plots=False, costs=True)
+  table = (tmp_path / 'table.md').read_text(encoding='utf-8')
+  assert table == (directory / 'table.md').read_text(encoding='utf-8')
+  rows = [line for line in table.splitlines() if line.startswith('|')]
+  assert '\n'.join(rows) in (ROOT / 'docs' / 'sharing.md').read_text(encoding='utf-8')
