@@ -17,7 +17,7 @@ def get_config():
   config.variants = config_lib.dotted(
     {
       'minilm': {},
-      'from_scratch': {'encoder.bert.pretrained': False},
+      'from_scratch': {'encoder.bert.pretrained': False, 'transfer.layer_decay': 1.0},
     }
   )
   names = ('cola', 'sst2', 'mrpc', 'stsb', 'rte', 'wnli')

@@ -19,7 +19,7 @@ def get_config():
   config.variants = config_lib.dotted(
     {
       'minilm': {},
-      'from_scratch': {'encoder.bert.pretrained': False},
+      'from_scratch': {'encoder.bert.pretrained': False, 'transfer.layer_decay': 1.0},
     }
   )
   config.tasks = config_lib.tasks(

@@ -47,7 +47,7 @@ def test_sizes_of_every_architecture(name):
     'hard': (column, trunk),
     'separate': (0, 3 * trunk),
     'soft': (3 * column, 3 * trunk),
-    'cross_stitch': (3 * column + 2 * 9 * 16, 3 * trunk),
+    'cross_stitch': (3 * column + 2 * 9 * 16, 3 * trunk + 2 * 2 * 9 * 16),
     'mmoe': (4 * column, 4 * trunk),
     'cgc': (5 * column, 5 * trunk),
     # The first layer reads what all tasks share, and is computed once.
@@ -64,7 +64,8 @@ def test_sizes_of_every_architecture(name):
   expected['shared_private'] = (column + 16 * 3 + 3, 4 * trunk + 2 * 16 * 3)
   if name in expected:
     assert (size.shared, size.encoder_operations) == expected[name]
-    gates = {'mmoe': 2 * 6 * 4, 'cgc': 2 * 6 * 3}.get(name, 0)
+    mixed = 2 * 16  # to weigh one expert's features
+    gates = {'mmoe': 4 * (2 * 6 + mixed), 'cgc': 3 * (2 * 6 + mixed), 'ltb': 4 * mixed}.get(name, 0)
     read = 2 if name == 'shared_private' else 1  # two encoders' features
     assert size.task_operations == {task: read * work + gates for task, work in heads.items()}
 
