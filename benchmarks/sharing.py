@@ -1,13 +1,13 @@
-"""A training step of every way to share, 16 tasks, beside a product of the same operations.
+"""A training step of every way to share, 16 tasks, beside products of the same operations.
 
-python -m benchmarks.sharing [--only mmoe ltb ...] [--tasks 16]
+python -m benchmarks.sharing [--only mmoe ltb ...] [--tasks 16] [--examples 256]
 
-The encoder is an MLP 256-1024-1024 on 256 examples that every task labels, so that matrix products
-are what a step consists of; loss-weighted plain sum, SGD. `operations` are those of the step's
-products, forward and backward, counted on its jaxpr. The product is one batched matrix product
-[T, 256, 1024] × [T, 1024, 1024], timed in turns with the steps and scaled to their operations: what
-stacked columns would cost if a step were nothing but loop-free products. PALs need tokens and are
-not here.
+The encoder is an MLP 256-1024-1024 on examples that every task labels, so that matrix products are
+what a step consists of; plain sum, SGD. `operations` are those of the step's products, forward and
+backward, counted on its jaxpr. Beside it, timed in turns with the steps and scaled to their
+operations, stands what stacked columns would cost if a step were nothing but loop-free products:
+one batched product XW, [T, B, 1024] × [T, 1024, 1024]; and its three forms in a step, XW, GWᵀ and
+XᵀG, whose speeds differ on a CPU. PALs need tokens and are not here.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import mtl_jax
 from benchmarks import machine
 from mtl_jax import Task, _flops, encoders, heads, optim, sharing
 
-WIDTH, EXAMPLES, INPUTS = 1024, 256, 256
+WIDTH, INPUTS = 1024, 256
 BOUND = 1.3
 LAYERS = {'layers': r'Dense_\d'}
 OPTIONS = dict.fromkeys(('adapters', 'lora', 'hyper_adapters', 'mtan', 'hierarchical'), LAYERS)
@@ -34,20 +34,25 @@ def main() -> None:
   names = [name for name in sharing.SHARING if name != 'pals']
   parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='NAME')
   parser.add_argument('--tasks', type=int, default=16, help='default: 16')
+  parser.add_argument('--examples', type=int, default=256, metavar='B', help='default: 256')
   parser.add_argument('--rounds', type=int, default=7, help='default: 7')
   arguments = parser.parse_args()
-  tasks, rng = arguments.tasks, np.random.default_rng(0)
+  tasks, examples, rng = arguments.tasks, arguments.examples, np.random.default_rng(0)
   print(machine.describe(), end='\n\n')
-  print(f'| {tasks} tasks | operations | ms a step | ms of a product | ratio (bound {BOUND}) |')
-  print('| --- | --: | --: | --: | --: |')
-  left = jnp.asarray(rng.normal(size=(tasks, EXAMPLES, WIDTH)), jnp.float32)
+  print(
+    f'| {tasks} tasks, {examples} examples | operations | ms a step | ms of a product '
+    f'| ratio (bound {BOUND}) | ms of its three forms | ratio |'
+  )
+  print('| --- | --: | --: | --: | --: | --: | --: |')
+  left = jnp.asarray(rng.normal(size=(tasks, examples, WIDTH)), jnp.float32)
   right = jnp.asarray(rng.normal(size=(tasks, WIDTH, WIDTH)), jnp.float32)
   product = jax.jit(jnp.matmul)
-  product_operations = 2 * tasks * EXAMPLES * WIDTH * WIDTH
+  forms = jax.jit(_forms)
+  product_operations = 2 * tasks * examples * WIDTH * WIDTH
   batch = {
-    'inputs': jnp.asarray(rng.normal(size=(EXAMPLES, INPUTS)), jnp.float32),
+    'inputs': jnp.asarray(rng.normal(size=(examples, INPUTS)), jnp.float32),
     'targets': {
-      f'task_{i}': jnp.asarray(rng.integers(0, 5, EXAMPLES), jnp.int32) for i in range(tasks)
+      f'task_{i}': jnp.asarray(rng.integers(0, 5, examples), jnp.int32) for i in range(tasks)
     },
   }
   made = [Task(f'task_{i}', heads.Classification(5)) for i in range(tasks)]
@@ -65,15 +70,21 @@ def main() -> None:
       state, metrics = jax.block_until_ready(step(state, batch))
       middle = time.perf_counter()
       jax.block_until_ready(product(left, right))
-      times.append((middle - start, time.perf_counter() - middle))
+      end = time.perf_counter()
+      jax.block_until_ready(forms(left, right))
+      times.append((middle - start, end - middle, (time.perf_counter() - end) / 3))
     assert np.isfinite(metrics['loss']).all(), name
-    taken, reference = np.median(np.array(times[1:]), axis=0) * 1e3
-    reference *= operations / product_operations
-    print(
-      f'| {name} | {operations / 1e9:.1f} G | {taken:.0f} | {reference:.0f} '
-      f'| {taken / reference:.2f} |',
-      flush=True,
-    )
+    taken, *references = np.median(np.array(times[1:]), axis=0) * 1e3
+    row = [name, f'{operations / 1e9:.1f} G', f'{taken:.0f}']
+    for reference in references:
+      reference *= operations / product_operations
+      row += [f'{reference:.0f}', f'{taken / reference:.2f}']
+    print(f'| {" | ".join(row)} |', flush=True)
+
+
+def _forms(x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
+  y, pull = jax.vjp(jnp.matmul, x, w)
+  return y, *pull(x)  # x has the shape of y
 
 
 if __name__ == '__main__':

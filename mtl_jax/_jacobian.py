@@ -157,7 +157,7 @@ def _own_features(model, params, batch, key, stacked, push):
         (shared, group.own),
         push,
       )
-    by_name = {name: halves.take_row(features, row) for row, name in enumerate(group.names)}
+    by_name = dict(zip(group.names, halves.rows_of(features), strict=True))
     part = {name: by_task[name] for name in group.names}
     heads |= _head_gradients(model, params, part, by_name, key, names)
     cotangents = halves.stack_trees([heads[name][2] for name in group.names])

@@ -113,6 +113,12 @@ def take_row(tree: Any, row: int | jax.Array) -> Any:
   return jax.tree.map(lambda leaf: leaf[row], tree)
 
 
+def rows_of(tree: Any) -> list[Any]:
+  """All rows of every leaf's first axis, whose gradients are stacked, not added up in its shape."""
+  leaves, structure = jax.tree.flatten(tree)
+  return [jax.tree.unflatten(structure, row) for row in zip(*map(jnp.unstack, leaves), strict=True)]
+
+
 def encodes_by_task(model: Any) -> bool:
   """Whether the shared half works differently for each task (see `TwoHalves`)."""
   return hasattr(model, 'encode_task')
@@ -196,7 +202,7 @@ def encode_examples(
   encoded: dict[str, Features] = {}
   for group in groups(model, params, batch, key):
     stacked = encode_group(model, params['shared'], group.own, group)
-    encoded |= {name: take_row(stacked, row) for row, name in enumerate(group.names)}
+    encoded |= dict(zip(group.names, rows_of(stacked), strict=True))
   return encoded
 
 

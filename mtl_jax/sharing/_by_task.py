@@ -70,12 +70,11 @@ def columns(encoder: Any, key: jax.Array, inputs: Any, count: int) -> Any:
 
 
 class ReadColumn(nn.Module):
-  """A task's half that reads column `index` of features `[B, T, ...]`."""
+  """A task's half that reads the features of column `index`."""
 
   index: int
   head: nn.Module
 
   @nn.compact
   def __call__(self, features: Any, inputs: Any, train: bool = False) -> Any:
-    own = jax.tree.map(lambda leaf: leaf[:, self.index], features)
-    return self.head(own, inputs, train=train)
+    return self.head(features[self.index], inputs, train=train)

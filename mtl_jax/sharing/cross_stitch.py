@@ -37,7 +37,7 @@ def cross_stitch(
     by_channel: an α for each channel of a layer, as in the paper, or one for the layer.
 
   Returns:
-    the model; its features are `[B, T, ...]`.
+    the model; its features are those of every column, a tuple of T.
 
   Raises:
     ConfigError: `own_weight` is not in (0, 1], or no layer matches (at `init`).
@@ -92,6 +92,5 @@ class _CrossStitch:
 
       return _layers.run(self.encoder, params, inputs, key, self.layers, mix)
 
-    return jax.vmap(column, out_axes=1, axis_name='columns')(
-      params['columns'], params['stitches'], keys
-    )
+    features = jax.vmap(column, axis_name='columns')(params['columns'], params['stitches'], keys)
+    return tuple(halves.rows_of(features))

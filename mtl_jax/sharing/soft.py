@@ -104,8 +104,13 @@ def _strength(path: str, rules: Sequence[tuple[re.Pattern[str], float]]) -> floa
 
 def _to_mean(columns: jax.Array) -> jax.Array:
   """`[T, N]` -> `[]`. Distances from the mean add up to 0, so that its own slope does not count."""
-  mean = jax.lax.stop_gradient(columns.mean(axis=0, keepdims=True))
-  return jnp.sum(jnp.square(columns - mean))
+  tasks = columns.shape[0]
+  # Products: on a CPU several times as fast as sums over columns and over all numbers.
+  mean = (
+    jnp.matmul(jnp.ones((1, tasks)), jax.lax.stop_gradient(columns), precision='highest') / tasks
+  )
+  off = columns - mean
+  return jnp.einsum('tn,tn->t', off, off, precision='highest').sum()
 
 
 def _pairs(columns: jax.Array) -> jax.Array:
