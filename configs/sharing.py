@@ -4,7 +4,7 @@
   python -m mtl_jax.train --config=configs/sharing.py:mmoe --workdir=runs/sharing   # one of them
   python -m mtl_jax.report runs/sharing --costs
 
-The same character Transformer, data, optimizer and plain sum for all; only `sharing` differs. 48
+The same character Transformer, data, optimizer and plain sum for all; only `sharing` differs. 51
 runs, about 25 minutes on 2 cores. Expected: the table in docs/sharing.md (`results/sharing/`).
 """
 
@@ -25,7 +25,14 @@ OPTIONS = {
   'ple': {'shared_experts': 1, 'task_experts': 1},
   'dselect_k': {'experts': 4, 'k': 2},
   'mtan': {},
-  'ltb': {},
+  'ltb': {
+    'straight_through': False,
+    'temperature': 5.0,
+    'final_temperature': 0.1,
+    'temperature_steps': 400,
+  },
+  # What `ltb` found with seed 0, trained from scratch.
+  'ltb_tree': {'tree': ('pos=3/1', 'inflection=3/1', 'lemma=1/3')},
   'shared_private': {},
   'adapters': {'features': 16},
   'pals': {'features': 16},
@@ -41,8 +48,11 @@ def get_config(name=''):
   chosen = [name] if name else list(OPTIONS)
   config.variants = config_lib.dotted(
     {
-      variant: {'sharing.name': variant}
-      | {f'sharing.{variant}.{key}': value for key, value in OPTIONS[variant].items()}
+      variant: {'sharing.name': variant.removesuffix('_tree')}
+      | {
+        f'sharing.{variant.removesuffix("_tree")}.{key}': value
+        for key, value in OPTIONS[variant].items()
+      }
       for variant in chosen
     }
   )

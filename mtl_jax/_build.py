@@ -86,7 +86,7 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   mesh = build_mesh(run)
   batch = data.example_batch()  # the same for every seed: only its shapes count
   model, frozen = _start.freeze(model, run, batch)
-  optimizer = build_optimizer(run, schedule, frozen)
+  optimizer = build_optimizer(run, schedule, frozen, _start.anchored(model, run, batch))
   options = run['balance']
 
   def init(key, params=None):
@@ -154,7 +154,7 @@ def _share(run: Run, encoder: Any, tasks: list[Task]) -> MultiTaskModel:
 def check_sharing(run: Run) -> None:
   """Raises ConfigError unless the tasks can share as they are told to."""
   try:
-    _share(run, encoders.MLP(), [Task('task', None)])
+    _share(run, encoders.MLP(), [Task(name, None) for name in run['tasks']])
   except errors.ConfigError as e:
     raise errors.ConfigError(f'sharing.{e}') from None
 
@@ -334,7 +334,10 @@ def build_schedule(run: Run, steps: int) -> optax.Schedule:
 
 
 def build_optimizer(
-  run: Run, schedule: optax.Schedule, frozen: Sequence[str] = ()
+  run: Run,
+  schedule: optax.Schedule,
+  frozen: Sequence[str] = (),
+  anchored: Sequence[str] | None = None,
 ) -> optax.GradientTransformation:
   """Penalties on the parameters, clipping, the optimizer, and what spares some layers.
 
@@ -342,6 +345,7 @@ def build_optimizer(
     run: the config.
     schedule: step -> learning rate.
     frozen: paths of parameters that are not trained.
+    anchored: paths of those of `transfer.l2_sp`; None: the shared ones.
   """
   options = run['optimizer']
   name = options['name']
@@ -354,7 +358,7 @@ def build_optimizer(
     links.append(add_l2(options['l2_shared'], own))
   gentle = run['transfer']
   if gentle['l2_sp']:
-    links.append(transfer.l2_sp(gentle['l2_sp']))
+    links.append(transfer.l2_sp(gentle['l2_sp'], anchored))
   if options['clip_norm']:
     links.append(optax.clip_by_global_norm(options['clip_norm']))
   links.append(getattr(optax, name)(schedule, **kwargs))

@@ -11,7 +11,7 @@ import jax
 from mtl_jax import encoders, errors, transfer
 from mtl_jax.data import pipeline, text
 from mtl_jax.data import vocabularies as vocabularies_lib
-from mtl_jax.model import MultiTaskModel, is_frozen
+from mtl_jax.model import MultiTaskModel, is_frozen, read_by
 
 Run = Mapping[str, Any]
 _LOG = logging.getLogger(__name__)
@@ -90,6 +90,14 @@ def freeze(model: MultiTaskModel, run: Run, batch: Any) -> tuple[MultiTaskModel,
   return dataclasses.replace(model, frozen=held), chosen
 
 
+def anchored(model: MultiTaskModel, run: Run, batch: Any) -> list[str] | None:
+  """Paths of the parameters that `transfer.l2_sp` holds to where they start; None: the shared."""
+  tasks = run['transfer']['l2_sp_tasks']
+  if not tasks:
+    return None
+  return read_by(model, jax.eval_shape(model.init, jax.random.key(0), batch), batch, tasks)
+
+
 def check_transfer(run: Run) -> None:
   """Raises ConfigError unless the options of transfer fit each other."""
   options = run['transfer']
@@ -102,6 +110,12 @@ def check_transfer(run: Run) -> None:
       raise errors.ConfigError(
         f'transfer.layers: {pattern!r} needs one group, around the number of a layer'
       )
+  for name in options['l2_sp_tasks']:
+    if name not in run['tasks']:
+      near = errors.nearest(name, run['tasks'])
+      raise errors.ConfigError(f'transfer.l2_sp_tasks: no task {name!r}{near}')
+  if options['l2_sp_tasks'] and not options['l2_sp']:
+    raise errors.ConfigError('transfer.l2_sp_tasks: set transfer.l2_sp, the strength, too')
   if not 0 < options['layer_decay'] <= 1:
     raise errors.ConfigError(
       f'transfer.layer_decay: need more than 0 and at most 1, not {options["layer_decay"]}'

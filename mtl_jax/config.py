@@ -119,6 +119,9 @@ def default() -> config_dict.ConfigDict:
     'layer_decay': 1.0,  # learning rate of a layer, as a share of that of the layer above
     'reinitialize': 0,  # the top so many start fresh
     'l2_sp': 0.0,  # λ of λ‖θ − θ⁰‖², θ⁰ where training began; not balanced
+    # Names of lower tasks: θ of `l2_sp` is what their outputs depend on, their own halves too
+    # (successive regularization); () for all shared parameters.
+    'l2_sp_tasks': (),
     'layers': transfer.LAYERS,  # regular expression that finds a layer's number in a path
   }
 

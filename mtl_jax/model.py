@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.interpreters import partial_eval
 
 from mtl_jax import halves, sharding
 from mtl_jax.tasks import Task
@@ -177,6 +178,28 @@ class MultiTaskModel:
 def is_frozen(path: str, patterns: Sequence[str]) -> bool:
   """Whether a path such as 'shared/trunk/Dense_0/kernel' matches one of the patterns fully."""
   return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def read_by(
+  model: MultiTaskModel, params: Any, batch: Mapping[str, Any], tasks: Sequence[str]
+) -> list[str]:
+  """Paths of the parameters that the outputs of some tasks depend on.
+
+  Args:
+    model: the model.
+    params: its parameters, or their shapes.
+    batch: either regime, with these tasks; only its shapes count.
+    tasks: their names.
+  """
+  leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+
+  def outputs(*leaves):
+    made = model.outputs(jax.tree.unflatten(structure, leaves), batch)
+    return [made[name] for name in tasks]
+
+  program = jax.make_jaxpr(outputs)(*(leaf for _, leaf in leaves)).jaxpr
+  _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+  return [sharding.path_of(path) for (path, _), u in zip(leaves, used, strict=True) if u]
 
 
 def init_module(module: nn.Module, owner: str, key: jax.Array, *args: Any) -> Any:

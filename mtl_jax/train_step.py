@@ -119,7 +119,8 @@ def make_train_step(
 
   Args:
     model: `MultiTaskModel`, another `halves.TwoHalves`, or loss functions taking
-      `(params, batch, key)` (see `task_gradients`).
+      `(params, batch, key)` (see `task_gradients`). One that changes over training has a method
+      `at(step)`, int32 `[]`, to the model of that step.
     balance: a balancing method or any optax transformation of stacked gradients to one direction.
     optimizer: any optax transformation; it gets the extra arguments `losses` `[T]` and
       `value` `[]`, their sum.
@@ -159,19 +160,19 @@ def make_train_step(
   """
   optimizer = optax.with_extra_args_support(optimizer)
   devices = 1 if mesh is None else mesh.shape['fsdp']
-  direction = _direction.make(
-    model,
-    balance,
-    _path.Options(
-      at, jacobian, tasks_at_once, unit_task_weights, monitor, devices, mesh is not None
-    ),
+  ways = _path.Options(
+    at, jacobian, tasks_at_once, unit_task_weights, monitor, devices, mesh is not None
   )
+  direction = _direction.make(model, balance, ways)
+  changes = getattr(model, 'at', None)
   follow = getattr(getattr(balance, 'weighting', None), 'follow', None)
   penalty = getattr(model, 'penalty', None)
 
   def step(state: TrainState, batch: Any, validation: Any = None) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
-    losses, present, grads, balance_state, metrics = direction(
+    here = changes(state.step) if changes else model
+    towards = _direction.make(here, balance, ways) if changes else direction
+    losses, present, grads, balance_state, metrics = towards(
       state.params, state.balance_state, batch, validation, key
     )
     if penalty is not None:
@@ -183,7 +184,7 @@ def make_train_step(
       )
       params = optax.apply_updates(state.params, updates)
     if follow is not None:
-      new_losses, _ = _path.losses_of(model, params, batch, key)
+      new_losses, _ = _path.losses_of(here, params, batch, key)
       seen = present & jnp.isfinite(losses) & jnp.isfinite(new_losses)
       balance_state = follow(balance_state, losses=losses, new_losses=new_losses, present=seen)
     metrics |= {'loss': losses, 'present': present, 'update_norm': optax.tree.norm(updates)}

@@ -235,23 +235,37 @@ class L2SPState(NamedTuple):
   start: Any
 
 
-def l2_sp(strength: float) -> optax.GradientTransformation:
-  """Adds the gradient 2λ(θ − θ⁰) of λ‖θ − θ⁰‖² on the shared parameters, θ⁰ their first values.
+def l2_sp(strength: float, paths: Sequence[str] | None = None) -> optax.GradientTransformation:
+  """Adds the gradient 2λ(w − w⁰) of λ‖w − w⁰‖², w⁰ the first values of w.
+
+  Args:
+    strength: λ.
+    paths: which parameters w are; None: the shared ones. With those that lower tasks depend on
+      (`model.read_by`), this is the successive regularization of Hashimoto et al.
 
   References:
     Li, Grandvalet & Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional
-    Networks, ICML 2018, eq. 2 (their α is 2λ; their β is `l2` of the tasks).
+    Networks, ICML 2018, eq. 2 (their α is 2λ; their β is `l2` of the tasks). Hashimoto et al., A
+    Joint Many-Task Model, EMNLP 2017, section 3.
   """
 
+  def chosen(path):
+    return path.startswith('shared/') if paths is None else path in paths
+
   def init(params):
-    return L2SPState(jax.tree.map(jnp.copy, params['shared']))
+    return L2SPState({path: jnp.copy(leaf) for path, leaf in _flat(params).items() if chosen(path)})
 
   def update(updates, state, params):
-    def pull(g, theta, start):
-      return g + jnp.asarray(2 * strength, g.dtype) * (theta - start).astype(g.dtype)
+    values = _flat(params)
 
-    shared = jax.tree.map(pull, updates['shared'], params['shared'], state.start)
-    return {**updates, 'shared': shared}, state
+    def pull(path, g):
+      if path not in state.start:
+        return g
+      return g + jnp.asarray(2 * strength, g.dtype) * (values[path] - state.start[path]).astype(
+        g.dtype
+      )
+
+    return _map(pull, updates), state
 
   return optax.GradientTransformation(init, update)
 

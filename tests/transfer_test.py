@@ -157,6 +157,16 @@ def test_l2_sp_is_the_gradient_of_the_penalty():
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
+def test_l2_sp_of_chosen_parameters():
+  tx = transfer.l2_sp(0.3, ['shared/_Block_0/w', 'tasks/a/Dense_0/w'])
+  state = tx.init(PARAMS)
+  assert set(state.start) == {'shared/_Block_0/w', 'tasks/a/Dense_0/w'}
+  moved = jax.tree.map(lambda x: x + 0.5, PARAMS)
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, PARAMS), state, moved)
+  for path, value in flat(updates).items():
+    np.testing.assert_allclose(value, 0.3 if path in state.start else 0.0, rtol=1e-6)
+
+
 def _with(config, **changes):
   changed = config.copy_and_resolve_references()
   changed.balance.name = 'sum_tasks'
@@ -223,9 +233,27 @@ def test_frozen_parameters_stay(config, earlier, tmp_path):
   assert frozen > 5
 
 
+def test_lower_tasks_stay_what_they_were(config, earlier, tmp_path):
+  """What 'pos' depends on keeps close to its start."""
+  distances = []
+  for strength, tasks in ((0.0, ()), (100.0, ('pos',))):
+    changed = _with(config, init_from=str(earlier), only=('pos', 'lemma'))
+    changed.transfer.update(l2_sp=strength, l2_sp_tasks=tasks)
+    changed.train.steps = 8
+    train.run(changed, tmp_path / str(strength))
+    found, source = _params(tmp_path / str(strength)), _params(earlier)
+    used = [path for path in found if path.startswith(('shared/', 'tasks/pos/'))]
+    assert {path.split('/')[0] for path in used} == {'shared', 'tasks'}
+    distances.append(sum(np.sum(np.square(found[path] - source[path])) for path in used))
+  free, held = distances
+  assert held < 0.5 * free
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
+    ({'transfer.l2_sp_tasks': ('po',)}, "l2_sp_tasks: no task 'po'; did you mean 'pos'"),
+    ({'transfer.l2_sp_tasks': ('pos',)}, 'set transfer.l2_sp, the strength'),
     ({'init_from': 'nowhere'}, 'not the directory of a run'),
     ({'transfer.layer_decay': 0.0}, 'layer_decay: need more than 0'),
     ({'transfer.reinitialize': 1}, 'every layer is fresh'),

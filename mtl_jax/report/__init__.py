@@ -32,6 +32,7 @@ def report(
   digits: int = 2,
   all_metrics: bool = False,
   costs: bool = False,
+  branches: bool = False,
 ) -> list[Table]:
   """Prints the tables of the runs below `dirs`, and writes them and their plots to `out`.
 
@@ -49,6 +50,7 @@ def report(
     digits: decimals of percentages; other values get two more.
     all_metrics: whether to show every metric of each task instead of the main one.
     costs: whether to show parameters and the time of a training step.
+    branches: whether to print the trees that runs with `sharing.ltb` found.
 
   Returns:
     The tables, one for each config.
@@ -68,6 +70,11 @@ def report(
     for note in table.notes:
       console.print(note, markup=False, highlight=False, style='dim')
     console.print()
+  if branches:
+    from mtl_jax.report import _branches  # needs JAX, without which tables are there sooner
+
+    for line in _branches.lines(runs.finished) or ['No run has a learned tree (sharing.ltb).']:
+      console.print(line, markup=False, highlight=False, soft_wrap=True)
   render = {
     'md': lambda: _render.markdown(found, digits),
     'tex': lambda: _render.latex(found, digits),

@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     '--costs', action='store_true', help='also parameters (millions) and ms a training step'
   )
+  parser.add_argument(
+    '--branches', action='store_true', help='also the trees that runs with sharing.ltb found'
+  )
   parser.add_argument('--no-plots', action='store_true', help='write tables only')
   args = parser.parse_args(argv)
   try:
@@ -63,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       digits=args.digits,
       all_metrics=args.all_metrics,
       costs=args.costs,
+      branches=args.branches,
     )
   except WorkdirError as error:
     print(f'error: {error}', file=sys.stderr)

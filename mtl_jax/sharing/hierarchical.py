@@ -10,11 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.interpreters import partial_eval
 
-from mtl_jax import errors
+from mtl_jax import errors, sharding
 from mtl_jax.heads import pooling
-from mtl_jax.model import MultiTaskModel, apply_module, init_module
+from mtl_jax.model import MultiTaskModel, apply_module, init_module, read_by
 from mtl_jax.sharing import _layers
 from mtl_jax.tasks import Task
 
@@ -106,7 +105,8 @@ def successive(
   """The model with the penalty δ·‖w − w'‖² on the parameters w that some tasks' outputs depend on.
 
   Successive regularization: training the tasks above does not make the encoder forget the ones
-  below. It is for training from Python in phases, since w' is what the phase before ended with:
+  below. w' is what the phase before ended with. From a config, a phase is a run that has the one
+  before in `init_from`, with `transfer.l2_sp` and `transfer.l2_sp_tasks`. From Python:
 
       state = ...                                            # phase 1: train `model` on 'pos'
       model = dataclasses.replace(model, penalty=None)       # where an earlier phase set one
@@ -133,15 +133,9 @@ def successive(
     )
   for name in tasks:
     _known(name, model.task_names, 'successive.tasks')
-  leaves, structure = jax.tree.flatten(anchor)
-
-  def outputs(*leaves):
-    made = model.outputs(jax.tree.unflatten(structure, leaves), batch)
-    return [made[name] for name in tasks]
-
-  program = jax.make_jaxpr(outputs)(*leaves).jaxpr
-  _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
-  kept = [jnp.copy(leaf) if used[i] else None for i, leaf in enumerate(leaves)]
+  used = set(read_by(model, anchor, batch, tasks))
+  leaves = jax.tree_util.tree_leaves_with_path(anchor)
+  kept = [jnp.copy(leaf) if sharding.path_of(path) in used else None for path, leaf in leaves]
   before = model.penalty
 
   def total(params: Any) -> jax.Array:

@@ -1,8 +1,9 @@
 """Learning to branch: a tree of layers, each of which chooses its parent among the layer below."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtl_jax import errors
+from mtl_jax import errors, halves
 from mtl_jax.model import MultiTaskModel
-from mtl_jax.sharing import _layers
+from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.sharing import experts as mixtures
 from mtl_jax.sharing.cross_stitch import LAYERS
 from mtl_jax.tasks import Task
@@ -25,7 +26,10 @@ def ltb(
   children: int = 4,
   layers: str = LAYERS,
   temperature: float = 1.0,
+  final_temperature: float = 1.0,
+  temperature_steps: int = 0,
   straight_through: bool = True,
+  tree: Sequence[str] = (),
   common: str = mixtures.COMMON,
 ) -> MultiTaskModel:
   """Every layer has C copies; copy j of layer l + 1 reads one copy of layer l, and so do the tasks.
@@ -36,9 +40,10 @@ def ltb(
   logit: then every task's network is a path in a tree (see `branches`).
 
   The choices are drawn once a forward pass, for the whole batch: once for all tasks with shared
-  inputs, and for each task with own inputs. The temperature is constant, where the paper lowers it
-  over training: here the learned logits alone make the choices firm. The tree is not trained again
-  from scratch, as it is in the paper.
+  inputs, and for each task with own inputs.
+
+  The tree that was found is then trained from scratch, as in the paper: `tree` gives its branches,
+  the choices are constants, and copies that no task reads are gone.
 
   Args:
     encoder: `(inputs, train=False) -> features`.
@@ -47,18 +52,25 @@ def ltb(
     layers: regular expression of the submodules' paths that are layers, called one after the other
       (see `cross_stitch`). What comes before the first goes with its copy, what comes after the
       last with its own.
-    temperature: τ.
+    temperature: τ at first.
+    final_temperature: τ after `temperature_steps` steps of training; in between it falls
+      geometrically.
+    temperature_steps: 0: τ stays as it is at first.
     straight_through: read one parent, with the gradient of the soft choice; else a mixture, which
       evaluation then does without.
+    tree: fixed branches as texts 'TASK=0/2/1', the copy of every layer, from below, that the task
+      passes (see `branches`; of a finished run: `python -m mtl_jax.report RUN --branches`); all
+      tasks. `children` and the options of sampling then have no use.
     common: regular expression of the encoder's parameters, by path, that all copies have in common:
       its embedding. '(?!)' finds none.
 
   Returns:
-    the model; its features are `[B, C, ...]`. Copies and the logits of their parents are θ, a
-    task's choice among the last copies its own.
+    the model; its features are `[B, C, ...]`, with a fixed tree a tuple. Copies and the logits of
+    their parents are θ, a task's choice among the last copies its own.
 
   Raises:
-    ConfigError: fewer than one copy, a temperature not above 0, or no layer matches (at `init`).
+    ConfigError: fewer than one copy, a temperature not above 0, no layer matches (at `init`), or a
+      malformed tree.
 
   References:
     Guo, Lee & Ulbricht, Learning to Branch for Multi-Task Learning, ICML 2020. Gumbel-softmax: Jang
@@ -66,15 +78,32 @@ def ltb(
   """
   _layers.check(layers, 'ltb.layers')
   _layers.check(common, 'ltb.common')
-  if children < 1 or not 0 < temperature < math.inf:
+  if children < 1 or temperature_steps < 0:
     raise errors.ConfigError(
-      f'ltb: children={children} must be 1 or more, temperature={temperature} above 0 and finite'
+      f'ltb: children={children} must be 1 or more, temperature_steps={temperature_steps} 0 or more'
     )
+  for value in (temperature, final_temperature):
+    if not 0 < value < math.inf:
+      raise errors.ConfigError(
+        f'ltb: temperature={temperature} and final_temperature={final_temperature} must be above 0 '
+        'and finite'
+      )
   tasks = tuple(tasks)
+  if tree:
+    return _fixed(encoder, tasks, parse_tree(tree, [task.name for task in tasks]), layers, common)
   choice = Choice(temperature, straight_through)
   shared = Tree(mixtures.Experts(encoder, children, common, gated=False), layers, choice)
   modules = {task.name: Leaf(children, choice, task.head) for task in tasks}
-  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+  if not temperature_steps:
+    return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+  return _Falling(
+    shared,  # type: ignore[arg-type]
+    tasks,
+    modules,
+    choice=choice,
+    final=final_temperature,
+    steps=temperature_steps,
+  )
 
 
 def branches(params: Any) -> dict[str, tuple[int, ...]]:
@@ -96,11 +125,67 @@ def branches(params: Any) -> dict[str, tuple[int, ...]]:
   return found
 
 
+def parse_tree(texts: Sequence[str], tasks: Sequence[str]) -> dict[str, tuple[int, ...]]:
+  """'TASK=0/2/1', ... -> the branches of every task, as `branches` gives them.
+
+  Copies are numbered anew, from 0 on every layer in the order of the tasks.
+
+  Raises:
+    ConfigError: a malformed text, a task that is unknown, missing or named twice, paths of unequal
+      length, or paths that meet again after they parted.
+  """
+  found: dict[str, tuple[str, ...]] = {}
+  for text in texts:
+    name, _, path = text.partition('=')
+    copies = tuple(path.split('/'))
+    if name not in tasks or name in found or not all(copy.isdecimal() for copy in copies):
+      raise errors.ConfigError(
+        f"ltb.tree: need one 'TASK=0/2/1' for each of {', '.join(tasks)}, not {text!r}"
+      )
+    found[name] = copies
+  missing = [name for name in tasks if name not in found]
+  if missing or len({len(path) for path in found.values()}) > 1:
+    raise errors.ConfigError(
+      f'ltb.tree: {", ".join(missing)} is missing'
+      if missing
+      else f'ltb.tree: need paths of one length, not {", ".join(texts)}'
+    )
+  numbered: dict[str, list[int]] = {name: [] for name in tasks}
+  for layer in range(len(found[tasks[0]])):
+    below: dict[str, tuple[str, ...]] = {}  # copy -> the path to it
+    for name in tasks:
+      copies = found[name]
+      if below.setdefault(copies[layer], copies[:layer]) != copies[:layer]:
+        raise errors.ConfigError(
+          f'ltb.tree: no tree: copy {copies[layer]} of layer {layer} has two parents'
+        )
+      numbered[name].append(list(below).index(copies[layer]))
+  return {name: tuple(path) for name, path in numbered.items()}
+
+
+def _fixed(
+  encoder: nn.Module,
+  tasks: tuple[Task, ...],
+  tree: Mapping[str, tuple[int, ...]],
+  layers: str,
+  common: str,
+) -> MultiTaskModel:
+  paths = np.array([tree[task.name] for task in tasks])  # [T, L]
+  copies = int(paths.max()) + 1
+  parents = np.zeros((paths.shape[1] - 1, copies), int)  # [L - 1, child]; 0 where nobody reads it
+  for layer, (below, above) in enumerate(itertools.pairwise(paths.T)):
+    parents[layer, above] = below
+  fixed = tuple(map(tuple, parents.tolist()))
+  shared = Tree(mixtures.Experts(encoder, copies, common, gated=False), layers, None, fixed)
+  modules = {task.name: _by_task.ReadColumn(tree[task.name][-1], task.head) for task in tasks}
+  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
   """One of C by logits `[..., C]`: weights of the same shape."""
 
-  temperature: float
+  temperature: float | jax.Array
   straight_through: bool
 
   def __call__(self, logits: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -120,7 +205,8 @@ class Tree:
 
   columns: mixtures.Experts
   layers: str
-  choice: Choice
+  choice: Choice | None
+  parents: tuple[tuple[int, ...], ...] | None = None  # by layer and child, where they are fixed
 
   def init(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
     """Fresh copies, and `[L - 1, child, parent]` logits of 0."""
@@ -130,18 +216,23 @@ class Tree:
     )
     found = _layers.find(self.columns.encoder, one, inputs, self.layers, 'ltb.layers')
     made = {'columns': params}
-    if len(found) > 1:
+    if self.parents is not None and len(found) != len(self.parents) + 1:
+      raise errors.ConfigError(
+        f'ltb.tree has paths of {len(self.parents) + 1} layers, and ltb.layers={self.layers!r} '
+        f'finds {len(found)} in the encoder: {", ".join(found)}'
+      )
+    if self.parents is None and len(found) > 1:
       made['parents'] = jnp.zeros((len(found) - 1, self.columns.count, self.columns.count))
     return {'params': made}
 
   def apply(self, variables: Any, inputs: Any, train: bool = False, rngs: Any = None) -> Any:
-    """The features of the copies of the last layer, `[B, C, ...]`."""
+    """The features of the copies of the last layer: `[B, C, ...]`, of a fixed tree a tuple of C."""
     params, keys, key = variables['params'], None, None
     if train:
       key, column_key = jax.random.split(rngs['dropout'])
       keys = jax.random.split(column_key, self.columns.count)
-    chosen: Any = []
-    if 'parents' in params:
+    chosen: Any = np.array(self.parents or [])  # [L - 1, C]: layer, child
+    if self.choice is not None and 'parents' in params:
       chosen = self.choice(params['parents'], key)  # [L - 1, C, C]: layer, child, parent
 
     def column(params, chosen, key):
@@ -153,12 +244,17 @@ class Tree:
         if place == len(chosen):  # the last layer: the tasks choose
           return y
         everyone = jax.lax.all_gather(y, 'columns')  # [C, B, ..., D]
+        if not chosen[place].ndim:
+          return everyone[chosen[place]]
         return jnp.tensordot(chosen[place].astype(y.dtype), everyone, 1, precision='highest')
 
       return _layers.run(self.columns.encoder, params, inputs, key, self.layers, read_parent)
 
-    axes = self.columns.in_axes(params['columns']), 1, 0
-    return jax.vmap(column, axes, out_axes=1, axis_name='columns')(params['columns'], chosen, keys)
+    axes = self.columns.in_axes(params['columns']), 1 if len(chosen) else None, 0
+    args = params['columns'], chosen, keys
+    if self.parents is not None:
+      return tuple(halves.rows_of(jax.vmap(column, axes, axis_name='columns')(*args)))
+    return jax.vmap(column, axes, out_axes=1, axis_name='columns')(*args)
 
 
 class Leaf(nn.Module):
@@ -174,6 +270,26 @@ class Leaf(nn.Module):
     logits = self.param('parent', nn.initializers.zeros, (self.children,))
     weights = self.choice(logits, self.make_rng('dropout') if train else None)
     return self.head(mixtures.mixed(features, weights[None]), inputs, train=train)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Falling(MultiTaskModel):
+  """The temperature falls over the steps of training."""
+
+  choice: Choice
+  final: float
+  steps: int
+
+  def at(self, step: jax.Array) -> MultiTaskModel:
+    """The model of one training step, int32 `[]`."""
+    first = self.choice
+    done = jnp.minimum(step.astype(jnp.float32) / self.steps, 1.0)
+    temperature = first.temperature * (self.final / first.temperature) ** done
+    choice = dataclasses.replace(first, temperature=temperature)
+    tree: Any = self.shared
+    shared: Any = dataclasses.replace(tree, choice=choice)
+    modules = {task.name: Leaf(tree.columns.count, choice, task.head) for task in self.tasks}
+    return MultiTaskModel(shared, self.tasks, modules, self.penalty, self.frozen)
 
 
 def _largest(x: jax.Array) -> jax.Array:

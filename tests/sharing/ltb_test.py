@@ -13,7 +13,7 @@ import mtl_jax
 from mtl_jax import Task, encoders, errors, halves, heads, optim, sharing
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.sharing import experts
-from mtl_jax.sharing.ltb import Choice, Leaf, Tree, branches
+from mtl_jax.sharing.ltb import Choice, Leaf, Tree, branches, parse_tree
 from tests import models
 from tests.encoders import oracles
 from tests.sharing import contract_test
@@ -161,3 +161,80 @@ def test_options_that_cannot_be():
   model = sharing.ltb(encoders.MLP(SIZES), models.tasks(False), layers='Block')
   with pytest.raises(errors.ConfigError, match=r"ltb\.layers: no submodule .* 'Block'"):
     jax.eval_shape(model.init, jax.random.key(0), models.shared_batch('mlp'))
+
+
+def test_a_found_tree_is_trained_as_it_is():
+  """Without the copies that no task reads, numbered anew; the forward pass is that of the paths."""
+  tree = ('intent=2/0/1', 'topics=2/0/0', 'score=2/2/2')
+  names = ('intent', 'topics', 'score')
+  assert parse_tree(tree, names) == {'intent': (0, 0, 0), 'topics': (0, 0, 1), 'score': (0, 1, 2)}
+  model = sharing.ltb(encoders.MLP(SIZES), models.tasks(False), children=9, tree=tree)
+  batch = models.shared_batch('mlp')
+  params = contract_test.drawn(model, batch)
+  assert set(params['shared']) == {'columns'}
+  x = batch['inputs'].astype(np.float64)
+  for layer, copy in enumerate((0, 1, 2)):
+    weights = params['shared']['columns'][f'Dense_{layer}']
+    assert weights['kernel'].shape[0] == 3
+    own = {k: np.asarray(v[copy], np.float64) for k, v in weights.items()}
+    x = oracles.relu(oracles.dense(own, x))
+  head = jax.tree.map(
+    lambda v: np.asarray(v, np.float64), params['tasks']['score']['head']['Dense_0']
+  )
+  actual = jax.jit(model.outputs)(params, batch)['score']
+  np.testing.assert_allclose(actual, oracles.dense(head, x)[:, 0], rtol=1e-4, atol=1e-5)
+  _, grads = jax.jit(functools.partial(mtl_jax.task_gradients, model))(params, batch)
+  second = grads['shared']['columns']['Dense_1']['kernel']  # [T, C, ...]
+  used = np.abs(second).sum((2, 3)) > 0
+  np.testing.assert_array_equal(
+    used, [[True, False, False], [True, False, False], [False, True, False]]
+  )
+
+
+@pytest.mark.parametrize(
+  ('tree', 'message'),
+  [
+    (('a=0',), 'b is missing'),
+    (('a=0', 'b=0/1'), 'paths of one length'),
+    (('a=0', 'a=1'), "not 'a=1'"),
+    (('a=0', 'b=x'), "not 'b=x'"),
+    (('a=0/1', 'b=1/1'), 'copy 1 of layer 1 has two parents'),
+  ],
+)
+def test_what_is_no_tree_is_named(tree, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    parse_tree(tree, ('a', 'b'))
+
+
+def test_a_tree_of_another_depth_is_named():
+  tree = tuple(f'{task.name}=0/0' for task in models.tasks(False))
+  model = sharing.ltb(encoders.MLP(SIZES), models.tasks(False), tree=tree)
+  with pytest.raises(errors.ConfigError, match=r'paths of 2 layers.*finds 3'):
+    model.init(jax.random.key(0), models.shared_batch('mlp'))
+
+
+@pytest.mark.parametrize('own', [False, True])
+def test_the_temperature_falls_over_the_steps(own):
+  """A step equals that of a model with the temperature that then holds."""
+  options = {'temperature': 4.0, 'straight_through': False}
+  encoder, tasks = encoders.MLP((5, 5)), models.tasks(False)
+  falling = sharing.ltb(encoder, tasks, **options, final_temperature=0.25, temperature_steps=4)
+  batch = models.shared_batch('mlp')
+  if own:
+    x, targets = batch['inputs'], batch['targets']
+    batch = {name: {'inputs': x, 'targets': y} for name, y in targets.items()}
+  balance, optimizer = optim.upgrad(), optax.sgd(0.1)
+  start = mtl_jax.init_train_state(falling, balance, optimizer, jax.random.key(0), batch)
+  step = mtl_jax.make_train_step(falling, balance, optimizer, jit=False)
+  for steps, temperature in ((0, 4.0), (2, 1.0), (9, 0.25)):
+    constant = sharing.ltb(encoder, tasks, **options | {'temperature': temperature})
+    state = start.replace(step=jnp.int32(steps))
+    expected = mtl_jax.make_train_step(constant, balance, optimizer)(
+      jax.tree.map(jnp.copy, state), batch
+    )
+    actual = jax.jit(step)(state, batch)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5),
+      actual[0].params,
+      expected[0].params,
+    )
