@@ -1,13 +1,12 @@
-"""A training step of every way to share, 16 tasks, beside products of the same operations.
+"""A training step of every way to share, 16 tasks, beside a product of the same operations.
 
 python -m benchmarks.sharing [--only mmoe ltb ...] [--tasks 16] [--examples 256]
 
 The encoder is an MLP 256-1024-1024 on examples that every task labels, so that matrix products are
 what a step consists of; plain sum, SGD. `operations` are those of the step's products, forward and
-backward, counted on its jaxpr. Beside it, timed in turns with the steps and scaled to their
-operations, stands what stacked columns would cost if a step were nothing but loop-free products:
-one batched product XW, [T, B, 1024] × [T, 1024, 1024]; and its three forms in a step, XW, GWᵀ and
-XᵀG, whose speeds differ on a CPU. PALs need tokens and are not here.
+backward, counted on its jaxpr. The product is one batched product [T, B, 1024] × [T, 1024, 1024],
+timed in turns with the steps and scaled to their operations: what stacked columns would cost if a
+step were nothing but loop-free products. PALs need tokens and are not here.
 """
 
 import argparse
@@ -41,13 +40,12 @@ def main() -> None:
   print(machine.describe(), end='\n\n')
   print(
     f'| {tasks} tasks, {examples} examples | operations | ms a step | ms of a product '
-    f'| ratio (bound {BOUND}) | ms of its three forms | ratio |'
+    f'| ratio (bound {BOUND}) |'
   )
-  print('| --- | --: | --: | --: | --: | --: | --: |')
+  print('| --- | --: | --: | --: | --: |')
   left = jnp.asarray(rng.normal(size=(tasks, examples, WIDTH)), jnp.float32)
   right = jnp.asarray(rng.normal(size=(tasks, WIDTH, WIDTH)), jnp.float32)
   product = jax.jit(jnp.matmul)
-  forms = jax.jit(_forms)
   product_operations = 2 * tasks * examples * WIDTH * WIDTH
   batch = {
     'inputs': jnp.asarray(rng.normal(size=(examples, INPUTS)), jnp.float32),
@@ -70,21 +68,15 @@ def main() -> None:
       state, metrics = jax.block_until_ready(step(state, batch))
       middle = time.perf_counter()
       jax.block_until_ready(product(left, right))
-      end = time.perf_counter()
-      jax.block_until_ready(forms(left, right))
-      times.append((middle - start, end - middle, (time.perf_counter() - end) / 3))
+      times.append((middle - start, time.perf_counter() - middle))
     assert np.isfinite(metrics['loss']).all(), name
-    taken, *references = np.median(np.array(times[1:]), axis=0) * 1e3
-    row = [name, f'{operations / 1e9:.1f} G', f'{taken:.0f}']
-    for reference in references:
-      reference *= operations / product_operations
-      row += [f'{reference:.0f}', f'{taken / reference:.2f}']
-    print(f'| {" | ".join(row)} |', flush=True)
-
-
-def _forms(x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
-  y, pull = jax.vjp(jnp.matmul, x, w)
-  return y, *pull(x)  # x has the shape of y
+    taken, reference = np.median(np.array(times[1:]), axis=0) * 1e3
+    reference *= operations / product_operations
+    print(
+      f'| {name} | {operations / 1e9:.1f} G | {taken:.0f} | {reference:.0f} '
+      f'| {taken / reference:.2f} |',
+      flush=True,
+    )
 
 
 if __name__ == '__main__':
