@@ -45,7 +45,7 @@ def mmoe(
   if experts < 1:
     raise errors.ConfigError(f'mmoe: experts={experts} must be 1 or more')
   tasks = tuple(tasks)
-  modules = {task.name: Gated(tuple(range(experts)), task.head) for task in tasks}
+  modules = {task.name: Gated(task.head) for task in tasks}
   shared = Experts(encoder, experts, common)
   return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
 
@@ -85,12 +85,13 @@ def cgc(
       'and one of them at least 1'
     )
   tasks = tuple(tasks)
-  modules = {}
-  for i, task in enumerate(tasks):
-    first = shared_experts + i * task_experts
-    read = (*range(shared_experts), *range(first, first + task_experts))
-    modules[task.name] = Gated(read, task.head)
-  shared = Experts(encoder, shared_experts + len(tasks) * task_experts, common)
+  modules = {task.name: Gated(task.head, group=i) for i, task in enumerate(tasks)}
+  shared = Experts(
+    encoder,
+    shared_experts + len(tasks) * task_experts,
+    common,
+    groups=(shared_experts, *[task_experts] * len(tasks)),
+  )
   return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
 
 
@@ -98,19 +99,22 @@ def cgc(
 class Experts:
   """A shared half with the two methods of a Flax module that a model calls.
 
-  Features: `{'experts': [B, E, ...], 'gate': [B, D]}`.
+  Features: `{'experts': [B, E, ...], 'gate': [B, D]}`, or with groups the experts of each, a list.
 
   Attributes:
     encoder: an expert.
     count: E.
     common: regular expression of the parameters that all experts have in common.
     gated: whether gates read the inputs; without, there is no 'gate' in the features.
+    groups: how many experts are shared, and how many are each task's own; () where all tasks read
+      all of them.
   """
 
   encoder: nn.Module
   count: int
   common: str
   gated: bool = True
+  groups: tuple[int, ...] = ()
 
   def init(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
     """Fresh parameters, of one expert what is common and of each the rest."""
@@ -146,7 +150,19 @@ class Experts:
     if not self.gated:
       return {'experts': features}
     # One expert's embedding stands for all.
-    return {'experts': features, 'gate': gate_input(seen[0][:, 0] if seen else None, inputs)}
+    gate = gate_input(seen[0][:, 0] if seen else None, inputs)
+    return {'experts': self.grouped(features), 'gate': gate}
+
+  def grouped(self, features: Any) -> Any:
+    """Leaves `[B, E, ...]` -> the same for each group, in a list; as they are without groups.
+
+    The gradients of the groups are put together once, not task by task in the shape of all.
+    """
+    if not self.groups:
+      return features
+    leaves, structure = jax.tree.flatten(features)
+    parts = [jax.lax.split(leaf, self.groups, axis=1) for leaf in leaves]
+    return [jax.tree.unflatten(structure, group) for group in zip(*parts, strict=True)]
 
   def in_axes(self, params: Any) -> Any:
     """0 for what each expert has of its own, None for what is common."""
@@ -186,27 +202,27 @@ def mixed(experts: Any, weights: jax.Array) -> Any:
 
 
 class Gated(nn.Module):
-  """A task's half: its gate over some of the experts, then its head.
+  """A task's half: its gate over the experts that it reads, then its head.
 
   Attributes:
-    read: the experts that the gate weighs.
     head: the task's head.
+    group: with groups, the task's place: it reads the shared experts and its own.
     row: of gate inputs `[B, T, D]`, the one that the gate reads; None where they are `[B, D]`.
   """
 
-  read: tuple[int, ...]
   head: nn.Module
+  group: int | None = None
   row: int | None = None
 
   @nn.compact
   def __call__(self, features: Mapping[str, Any], inputs: Any, train: bool = False) -> Any:
     """Features of `Experts` -> the head's outputs."""
     x = features['gate'] if self.row is None else features['gate'][:, self.row]
-    weights = nn.softmax(nn.Dense(len(self.read), name='gate')(x.astype(jnp.float32)))  # [B, R]
-
-    def choose(leaf):  # without a copy where the gate reads all of them
-      everyone = self.read == tuple(range(leaf.shape[1]))
-      return leaf if everyone else leaf[:, jnp.array(self.read)]
-
-    chosen = jax.tree.map(choose, features['experts'])
-    return self.head(mixed(chosen, weights), inputs, train=train)
+    experts = features['experts']
+    groups = [experts] if self.group is None else [experts[0], experts[1 + self.group]]
+    sizes = [jax.tree.leaves(group)[0].shape[1] for group in groups]
+    weights = nn.softmax(nn.Dense(sum(sizes), name='gate')(x.astype(jnp.float32)))  # [B, R]
+    parts = zip(groups, jax.lax.split(weights, sizes, axis=1), sizes, strict=True)
+    mixtures = [mixed(group, share) for group, share, size in parts if size]
+    mixture = jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]), *mixtures)
+    return self.head(mixture, inputs, train=train)

@@ -70,16 +70,13 @@ def ple(
     if value < 1:
       raise errors.ConfigError(f'ple: {name}={value} must be 1 or more')
   tasks = tuple(tasks)
-  modules = {}
-  for i, task in enumerate(tasks):
-    first = shared_experts + i * task_experts
-    read = (*range(shared_experts), *range(first, first + task_experts))
-    modules[task.name] = experts.Gated(read, task.head, row=i)
+  modules = {task.name: experts.Gated(task.head, group=i, row=i) for i, task in enumerate(tasks)}
   count = shared_experts + len(tasks) * task_experts
   shared = _Levels(
     encoder,
     count,
     common,
+    groups=(shared_experts, *[task_experts] * len(tasks)),
     tasks=len(tasks),
     shared=shared_experts,
     own=task_experts,
@@ -93,7 +90,7 @@ def ple(
 class _Levels(experts.Experts):
   """Experts that meet after every level.
 
-  Features: `{'experts': [B, E, ...], 'gate': [B, T, D]}`.
+  Features: `{'experts': [[B, S, ...], [B, N, ...] of each task], 'gate': [B, T, D]}`.
   """
 
   tasks: int
@@ -156,7 +153,7 @@ class _Levels(experts.Experts):
     features, read = jax.vmap(
       expert, (self.in_axes(params), 0, 0), out_axes=(1, None), axis_name='experts'
     )(params, keys, group)
-    return {'experts': features, 'gate': jnp.moveaxis(read, 0, 1)[:, 1:]}
+    return {'experts': self.grouped(features), 'gate': jnp.moveaxis(read, 0, 1)[:, 1:]}
 
   def _mix(self, gate: Any, z: jax.Array, everyone: jax.Array) -> jax.Array:
     """Gates' inputs `[1 + T, B, D]` and experts `[E, B, ...]` -> mixtures `[1 + T, B, ...]`."""
