@@ -1,5 +1,6 @@
 """Reports of small synthetic runs: numbers against hand computations, files, errors, plots."""
 
+import ast
 import csv
 import io
 import json
@@ -12,9 +13,13 @@ import pytest
 from rich.console import Console
 
 from mtl_jax import report
+from mtl_jax import train as train_lib
 from mtl_jax.errors import WorkdirError
 from mtl_jax.report import __main__ as command
 from mtl_jax.report import _plots, _runs
+from tests import train_test
+
+config_file, config = train_test.config_file, train_test.config  # the tiny lexicon
 
 MAIN = {'pos': 'micro_f1', 'rule': 'accuracy', 'age': 'mae'}
 POS, RULE, AGE = [0.90, 0.92, 0.94], [0.80, 0.80, 0.80], [2.0, 2.1, 1.9]  # three seeds, alone
@@ -414,3 +419,25 @@ def test_plots_are_written_where_there_is_data(tmp_path):
   (tmp_path / 'a' / 'seed_0' / 'metrics.jsonl').unlink()
   report.report([tmp_path], tmp_path / 'out')
   assert not list((tmp_path / 'out').glob('*.png'))
+
+
+def test_a_learned_tree_is_printed_as_the_option_that_trains_it(config, tmp_path, capsys):
+  changed = config.copy_and_resolve_references()
+  changed.balance.name = 'sum_tasks'
+  changed.sharing.name = 'ltb'
+  changed.train.steps = 1
+  train_lib.run(changed, tmp_path / 'search')
+  capsys.readouterr()
+  assert command.main([str(tmp_path / 'search'), '--branches', '--no-plots']) == 0
+  found = re.search(r'--config\.sharing\.ltb\.tree="(.*)"', capsys.readouterr().out)
+  assert found
+  changed.sharing.ltb.tree = ast.literal_eval(found[1])
+  train_lib.run(changed, tmp_path / 'tree')
+  assert command.main([str(tmp_path / 'tree'), '--branches', '--no-plots']) == 0
+  assert 'No run has a learned tree' in capsys.readouterr().out
+
+
+def test_branches_of_a_run_without_parameters(tmp_path, capsys):
+  write_run(tmp_path, 'a', 0, {'pos': 0.5})
+  assert command.main([str(tmp_path), '--branches', '--no-plots']) == 1
+  assert 'a/seed_0' in capsys.readouterr().err
