@@ -5,8 +5,9 @@
   python -m mtl_jax.train --config=configs/snips_minilm.py --workdir=runs/snips_minilm
 
 The package holds all-MiniLM-L6-v2 (22.6 M parameters, Apache-2.0); any folder with a BERT does:
---config.encoder.bert.path=DIR. With seed 0 on the test split (`results/snips_minilm/`): intent
-accuracy 98.29, slot F1 95.03, sentences with both right 88.71.
+--config.encoder.bert.path=DIR. On the test split (`results/snips_minilm/`), intent accuracy, slot
+F1 and sentences with both right: 98.38 ± 0.20, 94.92 ± 0.59, 88.38 ± 2.08 (3 seeds); from scratch
+98.14, 81.40, 66.86 (seed 0).
 """
 
 from mtl_jax import config as config_lib

@@ -25,10 +25,11 @@ def test_tables_follow_from_the_results(name, tmp_path):
   assert all(figure in docstring for figure in figures)
 
 
-def test_the_table_of_sharing(tmp_path):
-  directory = ROOT / 'results' / 'sharing'
-  report.report([directory], out=tmp_path, plots=False, costs=True)
+@pytest.mark.parametrize(('name', 'page'), [('sharing', 'sharing'), ('snips_minilm', 'transfer')])
+def test_tables_of_the_docs(name, page, tmp_path):
+  directory = ROOT / 'results' / name
+  report.report([directory], out=tmp_path, plots=False, costs=name == 'sharing')
   table = (tmp_path / 'table.md').read_text(encoding='utf-8')
   assert table == (directory / 'table.md').read_text(encoding='utf-8')
   rows = [line for line in table.splitlines() if line.startswith('|')]
-  assert '\n'.join(rows) in (ROOT / 'docs' / 'sharing.md').read_text(encoding='utf-8')
+  assert '\n'.join(rows) in (ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
