@@ -43,7 +43,7 @@ def ltb(
   inputs, and for each task with own inputs.
 
   The tree that was found is then trained from scratch, as in the paper: `tree` gives its branches,
-  the choices are constants, and copies that no task reads are gone.
+  the choices are constants, and every layer has as many copies as the one of which most are read.
 
   Args:
     encoder: `(inputs, train=False) -> features`.
