@@ -25,7 +25,10 @@ def test_tables_follow_from_the_results(name, tmp_path):
   assert all(figure in docstring for figure in figures)
 
 
-@pytest.mark.parametrize(('name', 'page'), [('sharing', 'sharing'), ('snips_minilm', 'transfer')])
+@pytest.mark.parametrize(
+  ('name', 'page'),
+  [('sharing', 'sharing'), ('snips_minilm', 'transfer'), ('glue_small', 'transfer')],
+)
 def test_tables_of_the_docs(name, page, tmp_path):
   directory = ROOT / 'results' / name
   report.report([directory], out=tmp_path, plots=False, costs=name == 'sharing')
