@@ -5,40 +5,18 @@ Building models, data and optimizers from a config is the work of `train`.
 
 import copy
 import json
-import math
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import config_dict
 
-from mtl_jax import (
-  _build,
-  _direction,
-  _start,
-  encoders,
-  errors,
-  heads,
-  metrics,
-  optim,
-  sharing,
-  transfer,
-)
-from mtl_jax.data import builders, pipeline
+from mtl_jax import _config_checks, errors, optim, sharing, transfer
+from mtl_jax._plain import Plain, is_int, is_number, is_section, leaves
+from mtl_jax.data import pipeline
 from mtl_jax.optim import _listing
 
-Plain = dict[str, Any]  # a config as nested dicts of numbers, strings, bools and tuples
-
-# `X.name` picks one of these; `X.<name>` holds its options. `balance.name` may join some with '+'.
-CHOICES: dict[str, tuple[str, ...]] = {
-  'encoder': (*encoders.TEXT, 'bert'),  # or 'package.module:Name'
-  'sharing': tuple(sharing.SHARING),
-  'balance': tuple(optim.METHODS),
-  'optimizer': ('adamw', 'adam', 'sgd'),
-  'optimizer.schedule': ('constant', 'cosine', 'linear', 'exponential'),
-}
 _PATHS = ('data_dir', 'manual_dir')
-_BELOW_ONE = ('.dropout', '.momentum', '.b1', '.b2', '.ema_gramian', '.ema_weights')
 _TASK: Plain = {
   'weight': 1.0,  # multiplies the task's loss
   'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
@@ -212,7 +190,7 @@ def dotted(values: Mapping[str, Any]) -> config_dict.ConfigDict:
 
 def plain(config: config_dict.ConfigDict | Mapping[str, Any]) -> Plain:
   """Returns a config as nested dicts, whatever it was made from."""
-  return {name: plain(value) if _is_section(value) else value for name, value in config.items()}
+  return {name: plain(value) if is_section(value) else value for name, value in config.items()}
 
 
 def resolve(
@@ -239,10 +217,10 @@ def resolve(
   for name in variants:
     if name not in changes:
       raise errors.ConfigError(f'no variant {name!r}{errors.nearest(name, changes)}')
-  valid = all(_is_int(seed) and 0 <= seed < 2**63 for seed in seeds)
+  valid = all(is_int(seed) and 0 <= seed < 2**63 for seed in seeds)
   if not seeds or not valid or len(set(seeds)) < len(seeds):
     raise errors.ConfigError(f'seeds: need different integers from 0 to 2**63 - 1, not {seeds}')
-  _check_paper(whole['paper'])
+  _config_checks.check_paper(whole['paper'])
   runs = []
   for name, change in changes.items():
     if not isinstance(change, Mapping):
@@ -252,7 +230,7 @@ def resolve(
     single = copy.deepcopy(whole)
     for path, value in leaves(change):
       _assign(single, path, value, f'variants.{name}: ')
-    single = _check(single, f'variant {name!r}: ' if len(changes) > 1 else '')
+    single = _config_checks.check(single, f'variant {name!r}: ' if len(changes) > 1 else '')
     if not variants or name in variants:
       runs += [{'name': single['name'], 'variant': name, 'seed': seed} | single for seed in seeds]
   return runs
@@ -272,7 +250,7 @@ def portable(run: Plain) -> Plain:
   """Returns a run's config without the paths of this machine."""
   run = copy.deepcopy(run)
   for key in _PATHS:
-    if _is_section(run.get('dataset')):
+    if is_section(run.get('dataset')):
       run['dataset'].pop(key, None)
   for path in ('encoder.embedding.vectors', 'encoder.bert.path', 'init_from'):
     *sections, key = path.split('.')
@@ -302,7 +280,7 @@ def check_path(config: config_dict.ConfigDict | Mapping[str, Any], path: str) ->
   walked: list[str] = []
   for part in path.split('.'):
     where = '.'.join(walked)
-    if not _is_section(node):
+    if not is_section(node):
       raise errors.ConfigError(f'{where} is a single value and has no key {part!r}')
     if part not in node and where == 'encoder.custom':
       raise errors.ConfigError(f'no key {part!r} in {where}: set it in the config file first')
@@ -311,151 +289,6 @@ def check_path(config: config_dict.ConfigDict | Mapping[str, Any], path: str) ->
       raise errors.ConfigError(f'no key {part!r}{inside}{errors.nearest(part, node)}')
     node = node[part]
     walked.append(part)
-
-
-def _check(run: Plain, where: str) -> Plain:
-  """Checks a single run's values; returns it with only the tasks and options that are used."""
-  try:
-    _check_dataset(run)
-    for section, names in CHOICES.items():
-      _choose(run, section, names)
-    _check_values(run)
-  except errors.ConfigError as e:
-    raise errors.ConfigError(f'{where}{e}') from None
-  return run
-
-
-def _check_dataset(run: Plain) -> None:
-  builder = builders.get(run['dataset']['name'])
-  specs = builder.TASKS
-  only = [name for names in run.pop('only') for name in str(names).split(',')]  # --config.only=a,b
-  for name in run['tasks']:
-    if name not in specs:
-      raise errors.ConfigError(
-        f'tasks: data set {run["dataset"]["name"]!r} has no task {name!r}'
-        f'{errors.nearest(name, specs)}'
-      )
-  for name in only:
-    if name not in run['tasks']:
-      raise errors.ConfigError(f'only: no task {name!r}{errors.nearest(name, run["tasks"])}')
-  # In the order of the data set, so that the numbers do not depend on the order in the config.
-  given = run['tasks']
-  run['tasks'] = {name: given[name] for name in specs if name in given and name in (only or given)}
-  if not run['tasks']:
-    raise errors.ConfigError(f'tasks: name at least one{errors.nearest("", specs)}')
-  for name, options in run['tasks'].items():
-    for key in ('pooling', 'sentence'):
-      if options[key] not in heads.POOLINGS and (key, options[key]) != ('sentence', ''):
-        raise errors.ConfigError(
-          f'tasks.{name}.{key}: no {options[key]!r}{errors.nearest(options[key], heads.POOLINGS)}'
-        )
-    metrics.check(name, specs[name].kind, specs[name].metrics, specs[name].labels)
-  metric = run['train']['early_stopping']['metric']
-  valid = ['mean', 'loss', 'joint.exact_match']
-  valid += [f'{name}.{metric}' for name in run['tasks'] for metric in specs[name].metrics]
-  if metric not in valid:
-    raise errors.ConfigError(
-      f'train.early_stopping.metric: no metric {metric!r}{errors.nearest(metric, valid)}'
-    )
-  if metric == 'joint.exact_match' and builder.OWNER:
-    raise errors.ConfigError(
-      'train.early_stopping.metric: joint exact match is that of tasks which share their examples, '
-      f'and those of {run["dataset"]["name"]!r} do not'
-    )
-  if metric == 'joint.exact_match' and all(specs[n].kind == 'regression' for n in run['tasks']):
-    raise errors.ConfigError('train.early_stopping.metric: regression has no joint exact match')
-
-
-def _choose(run: Plain, section: str, names: tuple[str, ...]) -> None:
-  """Checks `section.name` and drops the options of what it does not choose."""
-  node = run
-  for part in section.split('.'):
-    node = node[part]
-  chosen = node['name'].split('+') if section == 'balance' else [node['name']]
-  if section == 'encoder':
-    if encoders.custom.is_dotted(node['name']):
-      chosen = []
-    else:
-      node.pop('custom', None)
-  for name in chosen:
-    if name not in names:
-      raise errors.ConfigError(f'{section}.name: no {name!r}{errors.nearest(name, names)}')
-  if section == 'balance':
-    for name in chosen[:-1]:
-      if not isinstance(optim.get(name), optim.Normalizer):
-        raise errors.ConfigError(
-          f'balance.name: {node["name"]!r}: {name!r} makes one direction of the gradients, so '
-          'nothing can follow it'
-        )
-  for name in names:
-    if name not in chosen:
-      node.pop(name, None)
-
-
-def _check_values(run: Plain) -> None:
-  train = run['train']
-  if (train['steps'] > 0) == (train['epochs'] > 0):
-    raise errors.ConfigError(
-      'train: give either steps or epochs, and leave the other at 0 '
-      f'(now steps={train["steps"]}, epochs={train["epochs"]})'
-    )
-  sections = ('tasks', 'optimizer', 'train', 'eval', 'mesh', 'encoder', 'balance', 'transfer')
-  for path, value in leaves({name: run[name] for name in sections}):
-    if not _is_number(value) or path.startswith('encoder.custom.'):
-      continue
-    counts = path.startswith('encoder.') and _is_int(value) and path != 'encoder.bert.layers'
-    least = int(
-      counts or path.endswith(('.batch_size', '.log_every', '.every', '.every_k', '.fsdp'))
-    )
-    if not least <= value < math.inf:
-      raise errors.ConfigError(f'{path}: need {least} or more, not {value}')
-    if path.endswith(_BELOW_ONE) and value >= 1:
-      raise errors.ConfigError(f'{path}: need less than 1, not {value}')
-  _build.check_encoder(run)
-  _start.check_transfer(run)
-  _build.check_sharing(run)
-  _check_balance(run)
-  if run['dtype'] not in ('float32', 'bfloat16'):
-    raise errors.ConfigError(f'dtype: no {run["dtype"]!r}; Valid: bfloat16, float32')
-
-
-def _check_balance(run: Plain) -> None:
-  options = run['balance']
-  for key, valid in (('at', _direction.AT), ('jacobian', _direction.JACOBIAN)):
-    if options[key] not in valid:
-      raise errors.ConfigError(
-        f'balance.{key}: no {options[key]!r}{errors.nearest(options[key], valid)}'
-      )
-  tasks = list(run['tasks'])
-  for path, value in leaves({'balance': options}):
-    if not isinstance(value, tuple) or path == 'balance.groups' or not value:
-      continue
-    if len(value) != len(tasks) or not all(map(_is_number, value)):
-      raise errors.ConfigError(
-        f'{path}: need {len(tasks)} numbers, one a task ({", ".join(tasks)}), not {value}'
-      )
-  named = [group for group in options['groups'] if group in optim.GROUPS]
-  if named and len(options['groups']) > 1:
-    raise errors.ConfigError(
-      f'balance.groups: need one of {", ".join(optim.GROUPS)}, or regular expressions, not '
-      f'{options["groups"]}'
-    )
-  if not all(isinstance(group, str) and ',' not in group for group in options['groups']):
-    raise errors.ConfigError(
-      f"balance.groups: need texts without commas, such as ('layer_0/.*', 'layer_1/.*'), not "
-      f'{options["groups"]}'
-    )
-  _build.check_balance(run)
-
-
-def _check_paper(paper: Plain) -> None:
-  for name in paper:
-    if name not in ('source', 'rows'):
-      raise errors.ConfigError(f'paper: no key {name!r}{errors.nearest(name, ("source", "rows"))}')
-  rows = paper.get('rows', {})
-  for row in rows.values() if _is_section(rows) else (rows,):
-    if not _is_section(row) or not all(v is None or _is_number(v) for v in row.values()):
-      raise errors.ConfigError(f'paper.rows: need {{model: {{metric: percent}}}}, not {row!r}')
 
 
 def _merge(path: str, base: Plain, given: Mapping[str, Any]) -> Plain:
@@ -472,19 +305,19 @@ def _merge(path: str, base: Plain, given: Mapping[str, Any]) -> Plain:
 
 def _fit(where: str, base: Any, value: Any) -> Any:
   """Returns `value` in the type of `base`."""
-  if where in ('variants', 'paper') and _is_section(value):
+  if where in ('variants', 'paper') and is_section(value):
     return dict(value)  # their names are the user's own
-  if where == 'encoder.custom' and _is_section(value):
+  if where == 'encoder.custom' and is_section(value):
     return plain(value)
-  if where == 'tasks' and _is_section(value):
+  if where == 'tasks' and is_section(value):
     return {name: _merge(f'tasks.{name}', _TASK, given) for name, given in value.items()}
-  if _is_section(base) and _is_section(value):
+  if is_section(base) and is_section(value):
     return _merge(where, base, value)
   if isinstance(base, tuple) and isinstance(value, tuple | list):
     return tuple(value)
-  if isinstance(base, float) and _is_number(value):
+  if isinstance(base, float) and is_number(value):
     return float(value)
-  if _is_int(base) and _is_int(value):
+  if is_int(base) and is_int(value):
     return value
   if isinstance(base, bool | str) and type(base) is type(value):
     return value
@@ -492,7 +325,7 @@ def _fit(where: str, base: Any, value: Any) -> Any:
 
 
 def _describe(base: Any) -> str:
-  if _is_section(base):
+  if is_section(base):
     return 'a section with keys'
   kinds = {bool: 'True or False', int: 'an integer', float: 'a number', str: 'a text'}
   return kinds.get(type(base), f'a {type(base).__name__}')
@@ -512,24 +345,3 @@ def _assign(run: Plain, path: str, value: Any, where: str) -> None:
     node[last] = _fit(path, node[last], value)
   except errors.ConfigError as e:
     raise errors.ConfigError(f'{where}{e}') from None
-
-
-def leaves(section: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, Any]]:
-  """Yields (dotted path, value) of everything that is no section."""
-  for name, value in section.items():
-    if _is_section(value) and value:
-      yield from leaves(value, f'{prefix}{name}.')
-    else:
-      yield f'{prefix}{name}', value
-
-
-def _is_section(value: Any) -> bool:
-  return isinstance(value, Mapping | config_dict.ConfigDict)
-
-
-def _is_int(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mtl_jax import _build, encoders, errors, heads, optim, sharing
+from mtl_jax import _build, _config_checks, encoders, errors, heads, optim, sharing
 from mtl_jax import config as config_lib
 from mtl_jax.data import builders
 
@@ -20,7 +20,7 @@ def _config(**changes):
 
 def test_the_default_has_options_for_every_choice():
   plain = config_lib.plain(config_lib.default())
-  for section, names in config_lib.CHOICES.items():
+  for section, names in _config_checks.CHOICES.items():
     node = plain
     for part in section.split('.'):
       node = node[part]
@@ -31,8 +31,11 @@ def test_the_default_has_options_for_every_choice():
       'embedding',  # of every text encoder
       'custom',  # options of a user's own encoder
     }
-  assert set(config_lib.CHOICES['encoder']) == {*encoders.TEXT, 'bert'}  # bert is read from files
-  assert set(config_lib.CHOICES['sharing']) == set(sharing.SHARING)
+  assert set(_config_checks.CHOICES['encoder']) == {
+    *encoders.TEXT,
+    'bert',
+  }  # bert is read from files
+  assert set(_config_checks.CHOICES['sharing']) == set(sharing.SHARING)
   for name in encoders.TEXT:
     encoders.get(name, embedding=None, **plain['encoder'][name])
   embedding = plain['encoder']['embedding'] | {'vectors': None}  # '', no file

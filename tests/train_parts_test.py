@@ -14,7 +14,17 @@ import pytest
 import rich.console
 from tensorboardX.proto import event_pb2
 
-from mtl_jax import _build, _console, _early_stopping, _window, _workdir, checkpoint, errors, optim
+from mtl_jax import (
+  _build,
+  _config_checks,
+  _console,
+  _early_stopping,
+  _window,
+  _workdir,
+  checkpoint,
+  errors,
+  optim,
+)
 from mtl_jax import config as config_lib
 
 
@@ -74,7 +84,7 @@ def test_weight_decay_falls_on_matrices_only():
 
 
 @pytest.mark.usefixtures('standard_promotion')
-@pytest.mark.parametrize('name', config_lib.CHOICES['optimizer'])
+@pytest.mark.parametrize('name', _config_checks.CHOICES['optimizer'])
 def test_every_optimizer_goes_down(name):
   run = _run(**{'optimizer.name': name})
   tx = _build.build_optimizer(run, _build.build_schedule(run, 100))
