@@ -27,7 +27,12 @@ def test_tables_follow_from_the_results(name, tmp_path):
 
 @pytest.mark.parametrize(
   ('name', 'page'),
-  [('sharing', 'sharing'), ('snips_minilm', 'transfer'), ('glue_small', 'transfer')],
+  [
+    ('sharing', 'sharing'),
+    ('snips_minilm', 'transfer'),
+    ('glue_small', 'transfer'),
+    ('fudan16', 'sharing'),
+  ],
 )
 def test_tables_of_the_docs(name, page, tmp_path):
   directory = ROOT / 'results' / name
