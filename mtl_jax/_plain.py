@@ -18,12 +18,15 @@ def leaves(section: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, 
 
 
 def is_section(value: Any) -> bool:
+  """Whether it has keys."""
   return isinstance(value, Mapping | config_dict.ConfigDict)
 
 
 def is_int(value: Any) -> bool:
+  """An integer, and no bool."""
   return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
+  """An integer or float, and no bool."""
   return isinstance(value, int | float) and not isinstance(value, bool)
