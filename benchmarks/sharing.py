@@ -1,12 +1,12 @@
 """A training step of every way to share, 16 tasks, beside a product of the same operations.
 
-python -m benchmarks.sharing [--only mmoe ltb ...] [--tasks 16] [--examples 256]
+python -m benchmarks.sharing [--only mmoe ltb ...] [--tasks 16] [--examples 256] [--width 1024]
 
-The encoder is an MLP 256-1024-1024 on examples that every task labels, so that matrix products are
-what a step consists of; plain sum, SGD. `operations` are those of the step's products, forward and
-backward, counted on its jaxpr. The product is one batched product [T, B, 1024] × [T, 1024, 1024],
-timed in turns with the steps and scaled to their operations: what stacked columns would cost if a
-step were nothing but loop-free products. PALs need tokens and are not here.
+The encoder is an MLP 256-W-W on examples that every task labels, so that matrix products are what a
+step consists of; plain sum, SGD. `operations` are those of the step's products, forward and
+backward, counted on its jaxpr. The product is one batched product [T, B, W] × [T, W, W], timed in
+turns with the steps and scaled to their operations: what stacked columns would cost if a step were
+nothing but loop-free products. PALs need tokens and are not here.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import mtl_jax
 from benchmarks import machine
 from mtl_jax import Task, _flops, encoders, heads, optim, sharing
 
-WIDTH, INPUTS = 1024, 256
+INPUTS = 256
 BOUND = 1.3
 LAYERS = {'layers': r'Dense_\d'}
 OPTIONS = dict.fromkeys(('adapters', 'lora', 'hyper_adapters', 'mtan', 'hierarchical'), LAYERS)
@@ -34,19 +34,21 @@ def main() -> None:
   parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='NAME')
   parser.add_argument('--tasks', type=int, default=16, help='default: 16')
   parser.add_argument('--examples', type=int, default=256, metavar='B', help='default: 256')
+  parser.add_argument('--width', type=int, default=1024, metavar='W', help='default: 1024')
   parser.add_argument('--rounds', type=int, default=7, help='default: 7')
   arguments = parser.parse_args()
-  tasks, examples, rng = arguments.tasks, arguments.examples, np.random.default_rng(0)
+  tasks, examples, width = arguments.tasks, arguments.examples, arguments.width
+  rng = np.random.default_rng(0)
   print(machine.describe(), end='\n\n')
   print(
-    f'| {tasks} tasks, {examples} examples | operations | ms a step | ms of a product '
-    f'| ratio (bound {BOUND}) |'
+    f'| {tasks} tasks, {examples} examples, width {width} | operations | ms a step '
+    f'| ms of a product | ratio (bound {BOUND}) |'
   )
   print('| --- | --: | --: | --: | --: |')
-  left = jnp.asarray(rng.normal(size=(tasks, examples, WIDTH)), jnp.float32)
-  right = jnp.asarray(rng.normal(size=(tasks, WIDTH, WIDTH)), jnp.float32)
+  left = jnp.asarray(rng.normal(size=(tasks, examples, width)), jnp.float32)
+  right = jnp.asarray(rng.normal(size=(tasks, width, width)), jnp.float32)
   product = jax.jit(jnp.matmul)
-  product_operations = 2 * tasks * examples * WIDTH * WIDTH
+  product_operations = 2 * tasks * examples * width * width
   batch = {
     'inputs': jnp.asarray(rng.normal(size=(examples, INPUTS)), jnp.float32),
     'targets': {
@@ -55,7 +57,7 @@ def main() -> None:
   }
   made = [Task(f'task_{i}', heads.Classification(5)) for i in range(tasks)]
   for name in arguments.only:
-    model = sharing.get(name)(encoders.MLP((WIDTH, WIDTH)), made, **OPTIONS.get(name, {}))
+    model = sharing.get(name)(encoders.MLP((width, width)), made, **OPTIONS.get(name, {}))
     balance, optimizer = optim.sum_tasks(), optax.sgd(1e-3)
     state = mtl_jax.init_train_state(model, balance, optimizer, jax.random.key(0), batch)
     plain = mtl_jax.make_train_step(model, balance, optimizer, jit=False)
