@@ -19,6 +19,7 @@ from mtl_jax import (
   _config_checks,
   _console,
   _early_stopping,
+  _optimizer,
   _window,
   _workdir,
   checkpoint,
@@ -68,7 +69,7 @@ def test_l2_is_the_gradient_of_the_penalty_and_is_added_before_clipping():
   norm = np.sqrt(sum(np.sum(leaf.astype(np.float64) ** 2) for leaf in jax.tree.leaves(whole)))
   assert norm > 0.5
   expected = jax.tree.map(lambda g: -2.0 * g * 0.5 / norm, whole)
-  tx = _build.build_optimizer(run, _build.build_schedule(run, 100))
+  tx = _optimizer.build(run, _optimizer.build_schedule(run, 100))
   updates, _ = jax.jit(tx.update)(jax.grad(loss)(params, 0.0), tx.init(params), params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
 
@@ -76,7 +77,7 @@ def test_l2_is_the_gradient_of_the_penalty_and_is_added_before_clipping():
 @pytest.mark.usefixtures('standard_promotion')
 def test_weight_decay_falls_on_matrices_only():
   run = _run(**{'optimizer.adamw.weight_decay': 0.1, 'optimizer.schedule.name': 'constant'})
-  tx = _build.build_optimizer(run, _build.build_schedule(run, 100))
+  tx = _optimizer.build(run, _optimizer.build_schedule(run, 100))
   params = _params()
   updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
   np.testing.assert_allclose(updates['shared']['w'], -1e-3 * 0.1 * params['shared']['w'], rtol=1e-5)
@@ -87,7 +88,7 @@ def test_weight_decay_falls_on_matrices_only():
 @pytest.mark.parametrize('name', _config_checks.CHOICES['optimizer'])
 def test_every_optimizer_goes_down(name):
   run = _run(**{'optimizer.name': name})
-  tx = _build.build_optimizer(run, _build.build_schedule(run, 100))
+  tx = _optimizer.build(run, _optimizer.build_schedule(run, 100))
   params = _params()
   updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
   assert (
@@ -111,7 +112,7 @@ def test_every_optimizer_goes_down(name):
 def test_schedules(name, options, expected):
   changes = {f'optimizer.schedule.{key}': value for key, value in options.items()}
   changes |= {'optimizer.schedule.name': name, 'optimizer.schedule.warmup_steps': 10}
-  schedule = _build.build_schedule(_run(**changes, **{'optimizer.learning_rate': 3.0}), 100)
+  schedule = _optimizer.build_schedule(_run(**changes, **{'optimizer.learning_rate': 3.0}), 100)
   for step, share in expected.items():
     assert float(jax.jit(schedule)(step)) == pytest.approx(3.0 * share, rel=1e-5)
 

