@@ -1,10 +1,11 @@
 """Builds what a run trains from its resolved config: model, balance, optimizer, compiled steps."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -85,8 +86,10 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   schedule = _optimizer.build_schedule(run, steps)
   mesh = build_mesh(run)
   batch = data.example_batch()  # the same for every seed: only its shapes count
-  model, frozen = _start.freeze(model, run, batch)
-  optimizer = _optimizer.build(run, schedule, frozen, _start.anchored(model, run, batch))
+  with told():
+    model, frozen = _start.freeze(model, run, batch)
+    anchored = _start.anchored(model, run, batch)
+  optimizer = _optimizer.build(run, schedule, frozen, anchored)
   options = run['balance']
 
   def init(key, params=None):
@@ -116,10 +119,8 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
     unit_task_weights=options['unit_task_weights'],
     monitor=options['monitor'],
   )
-  try:  # what only the shapes tell, before any work; jit keeps the trace
+  with told():  # before any work; jit keeps the trace
     jax.eval_shape(step, jax.eval_shape(init, jax.random.key(0)), batch)
-  except ValueError as e:
-    raise errors.ConfigError(str(e)) from None
   if mesh is None:
     eval_step = train_step.make_eval_step(model)
   else:  # every process gets the whole result
@@ -137,6 +138,15 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
     eval_step,
     count,
   )
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+  """What only the shapes tell of a config, a ValueError of a module, becomes a ConfigError."""
+  try:
+    yield
+  except ValueError as e:
+    raise errors.ConfigError(str(e)) from None
 
 
 def build_model(run: Run, data: pipeline.Data) -> MultiTaskModel:
@@ -171,6 +181,12 @@ def build_encoder(run: Run, data: pipeline.Data) -> Any:
         f'encoder.bert knows {given["vocab_size"]} tokens, and the tokenizer has '
         f'{data.vocab_size}: leave dataset.tokenizer empty to use its own'
       )
+    most = encoders.bert.longest(given)
+    if data.bucket_lengths[-1] > most:
+      raise errors.ConfigError(
+        f'encoder.bert reads {most} tokens, and the longest example has {data.bucket_lengths[-1]}: '
+        f'set dataset.max_length={most} or less'
+      )
     return encoders.Bert(**given, **options, dtype=jnp.dtype(run['dtype']))
   offered = _offered(run, data)
   if encoders.custom.is_dotted(name):
@@ -187,7 +203,7 @@ def _offered(run: Run, data: pipeline.Data) -> dict[str, Any]:
   embedding = encoders.Embedding(
     vocab_size=data.vocab_size, pieces_vocab_size=data.pieces_vocab_size, dtype=dtype, **options
   )
-  return dict(zip(_OFFERED, (embedding, dtype, data.bucket_lengths[-1]), strict=True))
+  return dict(zip(_OFFERED, (embedding, dtype, data.vocabularies.longest), strict=True))
 
 
 def _vectors(path: str, tokenizer: text.Tokenizer, features: int) -> encoders.Vectors:
@@ -223,6 +239,8 @@ def check_encoder(run: Run) -> None:
     return
   if name == 'bert':
     bert = options['bert']
+    if vectors:
+      raise errors.ConfigError('encoder.embedding.vectors: a BERT has its own embedding')
     if not bert['path']:
       raise errors.ConfigError(
         'encoder.bert.path: give the folder of a checkpoint, or PACKAGE:FOLDER of one in an '

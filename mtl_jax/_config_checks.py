@@ -125,6 +125,11 @@ def _check_values(run: Plain) -> None:
       raise errors.ConfigError(f'{path}: need {least} or more, not {value}')
     if path.endswith(_BELOW_ONE) and value >= 1:
       raise errors.ConfigError(f'{path}: need less than 1, not {value}')
+  for path, value in leaves({'sharing': run['sharing'], 'transfer': run['transfer']}):
+    if is_number(value) and not math.isfinite(value):
+      raise errors.ConfigError(f'{path}: need a finite number, not {value}')
+    if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
+      raise errors.ConfigError(f"{path}: need texts, such as ('a', 'b'), not {value}")
   _build.check_encoder(run)
   _start.check_transfer(run)
   _build.check_sharing(run)

@@ -1,5 +1,6 @@
 """The optimizer and the learning rate's schedule of a run, from its resolved config."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ import optax
 from mtl_jax import encoders, errors, sharding, transfer
 
 Run = Mapping[str, Any]
+_SPARED = re.compile(  # from weight decay: biases, normalizations, and how columns are mixed
+  r'(?:^|/)(?:\w*bias|(?<!hyper/)scale|parents?|codes|shares)$|^shared/stitches/'
+)
 
 
 def build_schedule(run: Run, steps: int) -> optax.Schedule:
@@ -53,7 +57,7 @@ def build(
   name = options['name']
   kwargs = dict(options[name])
   if name == 'adamw':
-    kwargs['mask'] = lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+    kwargs['mask'] = _decayed
   links = []
   own = {task: section['l2'] for task, section in run['tasks'].items()}
   if options['l2_shared'] or any(own.values()):
@@ -73,6 +77,13 @@ def build(
   if frozen:
     links.append(transfer.freeze(frozen))
   return optax.chain(*links)
+
+
+def _decayed(params: Any) -> Any:
+  """True for matrices and tables; by name too, since columns stack what is a vector in each."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: jnp.ndim(leaf) > 1 and not _SPARED.search(sharding.path_of(path)), params
+  )
 
 
 def _frozen(params: Any) -> Any:

@@ -128,7 +128,7 @@ def default() -> config_dict.ConfigDict:
     'learning_rate': 1e-3,  # the peak
     'clip_norm': 1.0,  # of the gradient on all parameters; 0: no clipping
     'l2_shared': 0.0,  # λ of λ‖θ‖²: 2λθ is added before clipping, not balanced
-    # Weight decay is decoupled, and spares what is no matrix: biases and normalizations.
+    # Weight decay is decoupled, and spares biases, normalizations and what mixes columns.
     'adamw': {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01},
     'adam': {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
     'sgd': {'momentum': 0.9, 'nesterov': False},

@@ -98,9 +98,10 @@ def main(argv: list[str] | None = None) -> int:
     for variant in dict.fromkeys(run['variant'] for run in runs):
       run = next(run for run in runs if run['variant'] == variant)
       data = _start.load_data(run)
-      model, batch = _build.build_model(run, data), data.example_batch()
-      size = measure(model, batch)
-      apart = separate(model, _build.build_encoder(run, data), batch)
+      with _build.told():
+        model, batch = _build.build_model(run, data), data.example_batch()
+        size = measure(model, batch)
+        apart = separate(model, _build.build_encoder(run, data), batch)
       console.print(_table(run, size, apart), markup=False)
   except tuple(_command_line.EXIT_CODES) as e:
     print(f'error: {e}', file=sys.stderr)

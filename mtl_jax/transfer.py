@@ -5,7 +5,7 @@ checkpoints of BERT is the work of `encoders.bert`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,14 @@ import optax
 
 from mtl_jax import checkpoint, errors, sharding
 
-LAYERS = r'(?:^|/)_?(?:Block|OptimizedLSTMCell|Conv|Dense)_(\d+)(?:/|$)'
+LAYERS = r'(?:^|/)_?(?:Block|Residual|OptimizedLSTMCell|Conv|Dense)_(\d+)(?:/|$)'
 """The number of a layer in a parameter's path: the first that is found. The two directions of a
-BiLSTM count as two layers."""
+BiLSTM and the widths of a `CNN`, which are side by side, count as layers."""
+_KINDS = ('Conv', 'Dense')  # an encoder's first layers, in this order, before its blocks
+_HOLDERS = {'encoder', 'columns', 'experts'}  # of encoders, where θ has more than one
+_BESIDE = {'heads', 'stitches', 'gates', 'parents', 'hyper', 'layers', 'places', 'discriminator'}
 _EMBEDDING = re.compile(r'(?:^|/)(?:embedding|positions)(?:/|$)')
+_BELOW, _TOP, _ABOVE = (-1, 0), (9, 0), (9, 1)  # the embedding; without a number; no encoder's
 
 
 class Transplanted(NamedTuple):
@@ -103,7 +107,9 @@ def from_params(
     if path not in source:
       wrong.append(f'{path} is not there')
     elif source[path].shape != leaf.shape:
-      wrong.append(f'{path} is {list(leaf.shape)} here and {list(source[path].shape)} there')
+      hint = ' (dataset.max_length bounds learned positions)' if path.endswith('positions') else ''
+      there = list(source[path].shape)
+      wrong.append(f'{path} is {list(leaf.shape)} here and {there} there{hint}')
     else:
       return np.asarray(source[path], leaf.dtype)
     return leaf
@@ -150,26 +156,52 @@ def read_run(run: Path) -> dict[str, np.ndarray]:
 
 
 def layers_of(params: Any, pattern: str = LAYERS) -> dict[str, int]:
-  """Path -> layer: 0 the embedding, 1 to L the encoder's, L + 1 the tasks' own halves.
+  """Path -> layer: 0 the embedding, 1 to L the encoder's, L + 1 all that is no encoder's.
 
-  What of θ has no number, such as a last normalization, belongs to layer L; adapters are a task's
-  own.
+  What of an encoder has no number, such as a last normalization, belongs to layer L. Tasks' own
+  halves, adapters, and what an architecture has beside its encoders (stitches, gates, heads of
+  lower tasks, a hypernetwork, a discriminator) belong to L + 1.
+
+  Raises:
+    ConfigError: what the pattern finds is no number.
   """
   number = re.compile(pattern)
-  found: dict[str, int | None] = {}
-  for path in _flat(params):
-    parts = path.split('/')
-    if parts[0] == 'tasks' and parts[2:3] != ['encoder']:
-      found[path] = None
+  paths = list(_flat(params))
+  inside = tuple(_encoders(paths, number))
+  found: dict[str, tuple[int, int]] = {}
+  for path in paths:
+    match = number.search(path)
+    if not path.startswith(inside):
+      found[path] = _ABOVE
     elif _EMBEDDING.search(path):
-      found[path] = -2
+      found[path] = _BELOW
+    elif match is None:
+      found[path] = _TOP
+    elif not (match[1] or '').isdecimal():
+      raise errors.ConfigError(
+        f'transfer.layers: {pattern!r} finds {match[1]!r} in {path}, which is no number'
+      )
     else:
-      match = number.search(path)
-      found[path] = int(match[1]) if match else None if parts[0] == 'tasks' else -1
-  numbers = sorted({value for value in found.values() if value is not None and value >= 0})
-  top = len(numbers)
-  place = {None: top + 1, -1: top, -2: 0} | {value: i + 1 for i, value in enumerate(numbers)}
+      kind = [name in match[0] for name in _KINDS]
+      found[path] = kind.index(True) if any(kind) else len(_KINDS), int(match[1])
+  numbers = sorted(set(found.values()) - {_BELOW, _TOP, _ABOVE})
+  top = max(len(numbers), 1)
+  place = {_BELOW: 0, _TOP: top, _ABOVE: top + 1} | {key: i + 1 for i, key in enumerate(numbers)}
   return {path: place[value] for path, value in found.items()}
+
+
+def _encoders(paths: Sequence[str], number: re.Pattern[str]) -> Iterator[str]:
+  """The beginnings of the paths that lie in an encoder."""
+  children = {path.split('/')[1] for path in paths if path.startswith('shared/')}
+  holders = children & _HOLDERS
+  if len(holders) == 1 and children - holders <= _BESIDE:
+    yield f'shared/{next(iter(holders))}/'
+  else:  # θ is one encoder
+    yield 'shared/'
+  for task in {path.split('/')[1] for path in paths if path.startswith('tasks/')}:
+    start = f'tasks/{task}/encoder/'
+    if any(path.startswith(start) and number.search(path) for path in paths):  # no adapters
+      yield start
 
 
 def lowest(layers: Mapping[str, int], count: int) -> list[str]:

@@ -98,6 +98,13 @@ def test_names_with_commas_are_split_in_only():
       {'sharing.name': 'soft', 'sharing.soft.strengths': ('a',)},
       "sharing.soft.strengths: need 'PAT",
     ),
+    ({'sharing.name': 'soft', 'sharing.soft.strengths': (0.1,)}, 'soft.strengths: need texts'),
+    ({'sharing.name': 'hierarchical', 'sharing.hierarchical.depths': (1, 2)}, 'need texts'),
+    ({'sharing.name': 'ltb', 'sharing.ltb.tree': (0, 1, 0)}, 'sharing.ltb.tree: need texts'),
+    (
+      {'sharing.name': 'lora', 'sharing.lora.alpha': float('nan')},
+      'sharing.lora.alpha: need a finite number, not nan',
+    ),
     ({'optimizer.name': 'adamww'}, "did you mean 'adamw'"),
     ({'optimizer.schedule.name': 'cosin'}, "did you mean 'cosine'"),
     ({'dataset.name': 'english_word'}, "did you mean 'english_words'"),

@@ -4,12 +4,14 @@ import io
 import json
 import logging
 import pathlib
+import re
 import shutil
 import struct
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import rich.console
 from tensorboardX.proto import event_pb2
@@ -23,10 +25,15 @@ from mtl_jax import (
   _window,
   _workdir,
   checkpoint,
+  encoders,
   errors,
+  heads,
   optim,
+  sharding,
+  sharing,
 )
 from mtl_jax import config as config_lib
+from mtl_jax.tasks import Task
 
 
 @pytest.fixture
@@ -82,6 +89,31 @@ def test_weight_decay_falls_on_matrices_only():
   updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
   np.testing.assert_allclose(updates['shared']['w'], -1e-3 * 0.1 * params['shared']['w'], rtol=1e-5)
   np.testing.assert_array_equal(updates['shared']['b'], 0)
+
+
+@pytest.mark.usefixtures('standard_promotion')
+@pytest.mark.parametrize(
+  ('name', 'spared'),
+  [
+    ('cross_stitch', r'bias|scale|^shared/stitches'),
+    ('ltb', r'bias|scale|parent'),
+    ('dselect_k', r'bias|scale|codes|shares'),
+    ('hyper_adapters', r'bias|LayerNorm_\d/scale|/(shift|scale)$'),
+  ],
+)
+def test_weight_decay_spares_what_is_a_vector_in_each_column(name, spared):
+  encoder = encoders.Transformer(encoders.Embedding(9, 8), 8, 1, 2, 8, max_length=5)
+  tasks = [Task(task, heads.Classification(2)) for task in ('pos', 'lemma')]
+  inputs = {'tokens': jnp.ones((2, 5), jnp.int32), 'mask': jnp.ones((2, 5), bool)}
+  batch = {'inputs': inputs, 'targets': {task.name: jnp.zeros(2, jnp.int32) for task in tasks}}
+  params = jax.jit(sharing.get(name)(encoder, tasks).init)(jax.random.key(0), batch)
+  params = jax.tree.map(jnp.ones_like, params)
+  tx = _optimizer.build(_run(), optax.constant_schedule(1.0))
+  updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+  for path, update in jax.tree_util.tree_leaves_with_path(updates):
+    where = sharding.path_of(path)
+    whole = update.ndim > 1 and (not re.search(spared, where) or 'hyper/s' in where)
+    assert np.all(np.asarray(update) == 0) == (not whole), where
 
 
 @pytest.mark.usefixtures('standard_promotion')

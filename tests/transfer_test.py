@@ -1,12 +1,14 @@
 """Starting from other parameters, and changing them gently: against plain NumPy, and in runs."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from mtl_jax import _start, encoders, errors, heads, sharding, sharing, train, transfer
+from mtl_jax import _build, _start, encoders, errors, heads, sharding, sharing, train, transfer
 from mtl_jax import config as config_lib
 from mtl_jax.encoders import bert
 from mtl_jax.tasks import Task
@@ -109,6 +111,50 @@ def test_layers_of_other_encoders():
   assert found['transformer']['tasks/a/encoder/positions'] == 0
   assert found['transformer']['tasks/a/encoder/_Block_1/Dense_0/kernel'] == 2
   assert found['bilstm']['tasks/a/head/Dense_0/kernel'] == 5
+  assert found['transformer']['tasks/a/encoder/LayerNorm_0/scale'] == 2
+
+
+@pytest.mark.parametrize(
+  ('encoder', 'expected'),
+  [
+    (encoders.LeNet(), {'Conv_0': 1, 'Conv_1': 2, 'Dense_0': 3}),
+    (
+      encoders.ResNet((1, 1), 4, 2),
+      {'Conv_0': 1, '_Residual_0': 2, '_Residual_1': 3},
+    ),
+    (encoders.ViT(4, 4, 2, 2, 4), {'Conv_0': 1, 'Block_0': 2, 'Block_1': 3, 'LayerNorm_0': 3}),
+  ],
+)
+def test_layers_of_images(encoder, expected):
+  batch = {'inputs': jnp.zeros((2, 28, 28, 1)), 'targets': BATCH['targets']}
+  shapes = jax.eval_shape(sharing.hard(encoder, two_tasks()).init, jax.random.key(0), batch)
+  layers = transfer.layers_of(shapes)
+  for start, layer in expected.items():
+    assert {v for p, v in layers.items() if p.startswith(f'shared/{start}/')} == {layer}, start
+
+
+@pytest.mark.parametrize(
+  ('name', 'beside'),
+  [
+    ('cross_stitch', 'shared/stitches/'),
+    ('ple', 'shared/gates/'),
+    ('ltb', 'shared/parents'),
+    ('hyper_adapters', ('shared/hyper', 'shared/layers', 'shared/places', 'tasks/')),
+    ('adapters', 'tasks/'),
+    ('shared_private', 'shared/discriminator'),
+    ('hierarchical', 'shared/heads/'),
+  ],
+)
+def test_only_encoders_have_layers(name, beside):
+  encoder = encoders.Transformer(encoders.Embedding(9, 8), 8, 2, 2, 8)
+  options = {'depths': ('a=1',), 'after': ('b<a',)} if name == 'hierarchical' else {}
+  model = sharing.get(name)(encoder, two_tasks(), **options)
+  layers = transfer.layers_of(jax.eval_shape(model.init, jax.random.key(0), BATCH))
+  found = [path for path in layers if path.startswith(beside)]
+  assert found
+  for path, layer in layers.items():
+    above = path in found or (path.startswith('tasks/') and '/encoder/' not in path)
+    assert (layer == 3) == above, path
 
 
 PARAMS = {
@@ -260,6 +306,11 @@ def test_lower_tasks_stay_what_they_were(config, earlier, tmp_path):
     ({'transfer.freeze': ('shared/nothing',)}, 'matches no parameter whole'),
     ({'transfer.freeze': ('.*',)}, 'every parameter is frozen'),
     ({'transfer.layers': r'Block_\d'}, 'needs one group'),
+    (
+      {'transfer.layers': r'_Block_(.*)', 'transfer.freeze_layers': 1},
+      r"finds '0/.*' in shared/_Block_0/.*, which is no number",
+    ),
+    ({'transfer.freeze': (1,)}, 'transfer.freeze: need texts'),
     ({'transfer.freeze': ('(',)}, 'no regular expression'),
     ({'encoder.name': 'bert'}, 'encoder.bert.path: give the folder'),
     ({'encoder.name': 'bert', 'encoder.bert.path': 'no_such:x'}, 'no package'),
@@ -275,6 +326,35 @@ def test_an_earlier_run_of_another_model(config, earlier, tmp_path):
   changed.encoder.transformer.mlp_features = 24
   with pytest.raises(errors.ConfigError, match=r'another model: .*Dense_0/bias is \[24\] here and'):
     train.run(changed, tmp_path)
+
+
+def test_an_earlier_run_of_longer_texts(config, earlier, tmp_path):
+  changed = _with(config, init_from=str(earlier), only=('pos',))
+  changed.dataset.max_length = 4
+  train.run(changed, tmp_path)
+  before, after = (_params(where)['shared/positions'].shape for where in (earlier, tmp_path))
+  assert before == after
+  assert before[0] > 4
+  changed = _with(config, init_from=str(tmp_path), only=('lemma',))
+  train.run(changed, tmp_path / 'third')
+  short = _with(config, only=('pos',))
+  short.dataset.max_length = 4
+  train.run(short, tmp_path / 'short')
+  changed = _with(config, init_from=str(tmp_path / 'short'), only=('pos',))
+  with pytest.raises(errors.ConfigError, match='max_length bounds learned positions'):
+    train.run(changed, tmp_path / 'none')
+
+
+def test_texts_longer_than_a_pretrained_encoder_reads(config, checkpoint, pretrained):
+  changed = _with(config, only=('pos',))
+  changed.encoder.name, changed.encoder.bert.path = 'bert', str(checkpoint)
+  (resolved,) = config_lib.resolve(changed)
+  most = bert.longest(pretrained.options)
+  data = types.SimpleNamespace(vocab_size=5, bucket_lengths=(4, most))
+  assert _build.build_encoder(resolved, data).positions == most
+  data.bucket_lengths = (4, most + 1)
+  with pytest.raises(errors.ConfigError, match=f'reads {most} tokens.*dataset.max_length={most} '):
+    _build.build_encoder(resolved, data)
 
 
 def test_a_pretrained_encoder_from_a_config(config, checkpoint, pretrained, tmp_path):

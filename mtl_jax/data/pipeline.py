@@ -228,15 +228,20 @@ def from_examples(
       f'{longest} tokens: add a longer one, or set max_length'
     )
   tokenizer = vocabularies.tokenizer
+  buckets = _batches.bucket_lengths(
+    train_lengths, longest, options['buckets'], options['bucket_lengths']
+  )
   return Data(
     name,
     task_specs,
     splits,
     dataclasses.replace(
-      vocabularies, labels={task: vocabularies.labels[task] for task in task_specs}
+      vocabularies,
+      labels={task: vocabularies.labels[task] for task in task_specs},
+      longest=max(buckets[-1], vocabularies.longest),
     ),
     _batches.Assembler(tokenizer.pad_id, tokenizer.unknown_id, piece_table),
-    _batches.bucket_lengths(train_lengths, longest, options['buckets'], options['bucket_lengths']),
+    buckets,
     batch_size,
     seed,
     options,

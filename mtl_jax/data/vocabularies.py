@@ -18,11 +18,13 @@ class Vocabularies:
     tokenizer: splits the input.
     pieces: splits words, or None.
     labels: task -> the names of its classes (none for regression).
+    longest: tokens of the longest text that an encoder of these must read; 0: not known.
   """
 
   tokenizer: text.Tokenizer
   pieces: text.Tokenizer | None
   labels: dict[str, tuple[str, ...]]
+  longest: int = 0
 
   def write(self, workdir: str | Path) -> None:
     """Writes `vocabulary.json`, `tokenizer.json` and, with pieces, `pieces.json`."""
@@ -31,7 +33,7 @@ class Vocabularies:
     self.tokenizer.save(workdir / 'tokenizer.json')
     if self.pieces:
       self.pieces.save(workdir / 'pieces.json')
-    content = {'labels': self.labels, **files}
+    content = {'labels': self.labels, 'longest': self.longest, **files}
     text.write_atomically(
       workdir / 'vocabulary.json', json.dumps(content, indent=2, ensure_ascii=False) + '\n'
     )
@@ -48,10 +50,14 @@ def read(workdir: str | Path) -> Vocabularies:
     content = json.loads(path.read_text(encoding='utf-8'))
     labels = {task: tuple(names) for task, names in content['labels'].items()}
     tokenizer, pieces = content['tokenizer'], content['pieces']
+    longest = int(content.get('longest', 0))
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.ConfigError(f'{path} cannot be read as a vocabulary: {error!r}') from error
   return Vocabularies(
-    text.load(path.parent / tokenizer), text.load(path.parent / pieces) if pieces else None, labels
+    text.load(path.parent / tokenizer),
+    text.load(path.parent / pieces) if pieces else None,
+    labels,
+    longest,
   )
 
 
@@ -110,4 +116,5 @@ def train(
         f'task {task!r} has no labels in the training split (label_min_count: '
         f'{options["label_min_count"] or task_specs[task].min_count})'
       )
-  return Vocabularies(make(kind, options['vocab_size']), pieces, labels)
+  longest = known.longest if known is not None else 0
+  return Vocabularies(make(kind, options['vocab_size']), pieces, labels, longest)

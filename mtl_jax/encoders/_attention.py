@@ -107,6 +107,12 @@ def _attention(
     query, key = rotate(query), rotate(key)
   if deterministic or not dropout_rate:
     return jax.nn.dot_product_attention(query, key, value, mask=mask)
-  return nn.dot_product_attention(
-    query, key, value, mask=mask, dropout_rng=dropout_rng, dropout_rate=dropout_rate
+  return nn.dot_product_attention(  # each weight is dropped by itself, of every head and example
+    query,
+    key,
+    value,
+    mask=mask,
+    broadcast_dropout=False,
+    dropout_rng=dropout_rng,
+    dropout_rate=dropout_rate,
   )

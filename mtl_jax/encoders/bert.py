@@ -149,10 +149,10 @@ class _Embedding(nn.Module):
   def _positions(self, mask: jax.Array) -> jax.Array:
     """`[B, S]` -> rows of the table, `[1, S]` or `[B, S]`."""
     length = mask.shape[1]
-    first = 0 if self.padding_id is None else self.padding_id + 1
-    if length > self.positions - first:
+    most = longest({'positions': self.positions, 'padding_id': self.padding_id})
+    if length > most:
       raise ValueError(
-        f'A sequence of {length} tokens is longer than the {self.positions - first} positions '
+        f'A sequence of {length} tokens is longer than the {most} positions '
         'that the model knows: truncate to these.'
       )
     if self.padding_id is None:
@@ -183,6 +183,13 @@ def options(directory: str | os.PathLike[str], layers: int = 0) -> dict[str, Any
       f'{folder}: layers={layers}: the model has {found["layers"]}; need one of these, or 0 for all'
     )
   return found | {'layers': layers or found['layers']}
+
+
+def longest(options: Mapping[str, Any]) -> int:
+  """The tokens that a `Bert` of these options can read."""
+  padding = options.get('padding_id')
+  positions: int = options['positions']
+  return positions if padding is None else positions - padding - 1
 
 
 def load(directory: str | os.PathLike[str], layers: int = 0) -> Pretrained:

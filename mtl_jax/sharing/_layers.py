@@ -43,23 +43,42 @@ def run(
     return apply_module(encoder, params, key, inputs)
 
 
-def find(encoder: nn.Module, params: Any, inputs: Any, pattern: str, use: str) -> dict[str, Any]:
+def find(
+  encoder: nn.Module, params: Any, inputs: Any, pattern: str, use: str, *, chained: bool = False
+) -> dict[str, Any]:
   """The submodules that a pattern finds, in the order of their calls.
+
+  Args:
+    encoder: the encoder.
+    params: its parameters.
+    inputs: what it reads.
+    pattern: regular expression of whole paths.
+    use: the option's name, for errors.
+    chained: each must read what became of the one before, not the same as another.
 
   Returns:
     path -> shapes of its first input and its output.
 
   Raises:
-    ConfigError: it finds none, or one that is called twice; the paths there are are listed.
+    ConfigError: it finds none, one that is called twice, or with `chained` two side by side; the
+      paths there are are listed.
   """
   found: dict[str, Any] = {}
   others: list[str] = []
+  read: dict[str, Any] = {}
 
   def note(path, x, y):
     others.append(path)
     if re.fullmatch(pattern, path):
       if path in found:
         raise errors.ConfigError(f'{use}: {path!r} is called twice in one pass')
+      beside = next((other for other, earlier in read.items() if earlier is x), None)
+      if chained and beside:
+        raise errors.ConfigError(
+          f'{use}: {beside!r} and {path!r} read the same, side by side; here every layer must '
+          'read the one before: name others'
+        )
+      read[path] = x
       found[path] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (x, y))
     return y
 

@@ -69,8 +69,9 @@ class _CrossStitch:
     first = halves.take_row(stacked, 0)
     found = _layers.find(self.encoder, first, inputs, self.layers, 'cross_stitch.layers')
     rest = (1.0 - self.own_weight) / max(self.tasks - 1, 1)
+    own_weight = self.own_weight if self.tasks > 1 else 1.0
     alpha = jnp.full((self.tasks, self.tasks), rest)
-    alpha = jnp.fill_diagonal(alpha, self.own_weight, inplace=False)
+    alpha = jnp.fill_diagonal(alpha, own_weight, inplace=False)
     stitches = {}
     for path, (_, output) in found.items():
       channels = output.shape[-1] if self.by_channel else 1

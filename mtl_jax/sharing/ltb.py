@@ -214,7 +214,7 @@ class Tree:
     one = jax.tree.map(
       lambda axis, leaf: leaf if axis else leaf[0], self.columns.axes(params), params
     )
-    found = _layers.find(self.columns.encoder, one, inputs, self.layers, 'ltb.layers')
+    found = _layers.find(self.columns.encoder, one, inputs, self.layers, 'ltb.layers', chained=True)
     made = {'columns': params}
     if self.parents is not None and len(found) != len(self.parents) + 1:
       raise errors.ConfigError(

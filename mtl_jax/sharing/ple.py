@@ -44,7 +44,7 @@ def ple(
     task_experts: experts of each task.
     levels: K; 1 is `cgc`.
     layers: regular expression of the submodules' paths that count as layers; by default those of
-      Transformer, ViT, BiLSTM, CNN, MLP and LeNet. Of n layers, level k ends with the output of
+      Transformer, ViT, BiLSTM, MLP and LeNet. Of n layers, level k ends with the output of
       layer ⌈nk/K⌉.
     common: see `mmoe`.
 
@@ -173,7 +173,7 @@ class _Levels(experts.Experts):
     if self.levels == 1:
       return {}
     one = jax.tree.map(lambda axis, leaf: leaf if axis else leaf[0], self.axes(made), made)
-    found = _layers.find(self.encoder, one, inputs, self.layers, 'ple.layers')
+    found = _layers.find(self.encoder, one, inputs, self.layers, 'ple.layers', chained=True)
     if len(found) < self.levels:
       raise errors.ConfigError(
         f'ple: levels={self.levels}, but layers={self.layers!r} finds {len(found)} in the encoder: '

@@ -44,7 +44,7 @@ def shared_private(
   Args:
     encoder: `(inputs, train=False) -> features`; the shared and the private ones are alike.
     tasks: the tasks with their heads.
-    private: whether there are private encoders. Without, heads read s alone (FS-MTL).
+    private: whether there are private encoders. Without, heads read s alone (with λ = 0: FS-MTL).
     adversarial: λ. 0: no discriminator (with private encoders and γ = 0: SP-MTL).
     orthogonality: γ; nothing without private encoders.
     common: regular expression of the encoder's parameters, by path, that the private encoders have

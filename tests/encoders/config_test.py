@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mtl_jax import _build, encoders, errors, train
+from mtl_jax import _build, describe, encoders, errors, train
 from mtl_jax import config as config_lib
 from mtl_jax.data import pipeline
 from tests import train_test
@@ -32,6 +32,13 @@ OWN = """
   class Plain(nn.Module):
     def __call__(self, inputs, train=False):
       return nn.one_hot(inputs['tokens'], 3)
+
+  class Counting(nn.Module):
+    embedding: nn.Module
+
+    @nn.compact
+    def __call__(self, inputs, train=False):
+      return nn.BatchNorm(use_running_average=not train)(self.embedding(inputs, train=train))
 
   instance = Plain()
 
@@ -125,6 +132,19 @@ def test_the_whole_command_with_ones_own_encoder(config_file, tmp_path):
   assert '"double": 2' in (run / 'config.json').read_text()
 
 
+@pytest.mark.parametrize('command', [train, describe])
+@pytest.mark.parametrize('frozen', [0, 1])
+def test_an_encoder_with_a_state_is_refused_in_a_line(
+  command, frozen, config_file, capsys, tmp_path
+):
+  name = command.__name__.split('.')[-1]
+  flags = ['--config.encoder.name=my_package.my_module:Counting', '--config.only=pos']
+  flags += [f'--config.transfer.freeze_layers={frozen}', f'--config={config_file}']
+  flags += [f'--workdir={tmp_path / "w"}'] if command is train else []
+  assert command.main([name, *flags]) == 2
+  assert "keeps the variables ['batch_stats']" in capsys.readouterr().err
+
+
 def test_vectors_from_a_config(config, data, tmp_path, caplog):
   """Their coverage is told; frozen ones stay, in spite of weight decay."""
   words = data.vocabularies.tokenizer.backend.get_vocab()
@@ -157,6 +177,10 @@ def test_vectors_from_a_config(config, data, tmp_path, caplog):
     ({'encoder.name': 'cnn', 'encoder.cnn.widths': ()}, 'encoder.cnn: widths: need'),
     ({'encoder.embedding.vectors': 'v.txt'}, "encoder.embedding.vectors: no file 'v.txt'"),
     ({'encoder.embedding.freeze_vectors': True}, 'set encoder.embedding.vectors too'),
+    (
+      {'encoder.name': 'bert', 'encoder.bert.path': 'x', 'encoder.embedding.vectors': __file__},
+      'encoder.embedding.vectors: a BERT has its own',
+    ),
     ({'encoder.name': 'my_package.Bag'}, "write 'package.module:Name'"),
     ({'encoder.name': 'my_package:'}, "write 'package.module:Name'"),
     ({'encoder.name': 'no_package.m:Bag'}, "no module 'no_package'.*PYTHONPATH"),

@@ -121,6 +121,18 @@ def test_rematerialization_changes_no_number():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *both(params))
 
 
+def test_attention_drops_weights_of_every_example_and_head_by_themselves():
+  """As in the papers; Flax by default drops the same ones of the whole batch."""
+  states = jnp.ones((2, 4, 2, 3))  # equal examples and heads
+  out = np.asarray(
+    _attention._attention(
+      states, states, states, dropout_rate=0.5, dropout_rng=jax.random.key(0), deterministic=False
+    )
+  )
+  assert not np.array_equal(out[0], out[1])
+  assert not np.array_equal(out[:, :, 0], out[:, :, 1])
+
+
 def test_rotary_products_depend_on_the_distance():
   rng = np.random.default_rng(0)
   q, k = (np.tile(rng.normal(size=(1, 1, 1, 6)), (1, 9, 1, 1)).astype(np.float32) for _ in 'qk')

@@ -71,6 +71,23 @@ def test_cross_stitch_mixes_after_every_layer(by_channel):
   check(actual, columns[2], head)
 
 
+def test_one_task_has_nothing_to_be_stitched_to():
+  model = sharing.cross_stitch(encoders.MLP(SIZES), models.tasks(text=False)[:1])
+  whole = models.shared_batch('mlp')
+  name = model.task_names[0]
+  batch = {'inputs': whole['inputs'], 'targets': {name: whole['targets'][name]}}
+  stitches = models.init(model, batch)['shared']['stitches']
+  assert all(np.all(leaf == 1.0) for leaf in jax.tree.leaves(stitches))
+
+
+@pytest.mark.parametrize('name', ['ltb', 'ple'])
+def test_layers_side_by_side_are_refused(name):
+  encoder = encoders.CNN(encoders.Embedding(9, 8), 4, (2, 3))
+  model = sharing.get(name)(encoder, models.tasks(text=True))
+  with pytest.raises(errors.ConfigError, match="'Conv_0' and 'Conv_1' read the same"):
+    jax.eval_shape(model.init, jax.random.key(0), models.shared_batch('transformer'))
+
+
 def mixture(params, x, read):
   experts = params['shared']['experts']
   own = params['tasks']['score']
