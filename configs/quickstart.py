@@ -8,9 +8,9 @@ Expected on the test split, mean of 3 seeds ± 95% interval, in percent:
 
                    pos            inflection     lemma          joint          Δm (lower is better)
                    micro F1       accuracy       accuracy       exact match
-  single task      81.18 ± 1.24   65.71 ± 0.60   87.12 ± 1.95   -              0
-  sum              80.18 ± 1.03   65.62 ± 0.57   86.65 ± 0.45   52.22 ± 1.25   0.64 ± 0.43
-  gradnorm_pcgrad  81.41 ± 1.40   65.19 ± 1.38   84.37 ± 1.21   52.59 ± 0.95   1.22 ± 0.82
+  single task      81.41 ± 0.96   65.34 ± 0.31   87.20 ± 2.83   -              0
+  sum              80.26 ± 1.07   65.41 ± 0.26   86.43 ± 0.28   52.27 ± 0.62   0.73 ± 0.43
+  gradnorm_pcgrad  81.27 ± 1.11   65.17 ± 0.69   84.64 ± 0.68   52.53 ± 1.61   1.12 ± 0.27
 """
 
 from mtl_jax import config as config_lib

@@ -6,8 +6,8 @@
 
 The package holds all-MiniLM-L6-v2 (22.6 M parameters, Apache-2.0); any folder with a BERT does:
 --config.encoder.bert.path=DIR. On the test split (`results/snips_minilm/`), intent accuracy, slot
-F1 and sentences with both right: 98.38 ± 0.20, 94.92 ± 0.59, 88.38 ± 2.08 (3 seeds); from scratch
-98.14, 81.40, 66.86 (seed 0).
+F1 and sentences with both right: 98.81 ± 0.54, 95.44 ± 0.39, 89.81 ± 0.82 (3 seeds); from scratch
+97.86, 87.24, 75.29 (seed 0).
 """
 
 from mtl_jax import config as config_lib
@@ -36,6 +36,6 @@ def get_config():
   config.optimizer.schedule.warmup_steps = 100
   config.transfer.layer_decay = 0.9
   config.train.batch_size = 32
-  config.train.epochs = 5.0
+  config.train.epochs = 10.0
   config.train.early_stopping.metric = 'joint.exact_match'
   return config
