@@ -5,7 +5,7 @@
   python -m mtl_jax.report runs/sharing --costs
 
 The same character Transformer, data, optimizer and plain sum for all; only `sharing` differs. 51
-runs, about 25 minutes on 2 cores. Expected: the table in docs/sharing.md (`results/sharing/`).
+runs, about 33 minutes on 2 cores. Expected: the table in docs/sharing.md (`results/sharing/`).
 """
 
 from mtl_jax import config as config_lib
@@ -31,7 +31,7 @@ OPTIONS = {
     'final_temperature': 0.1,
     'temperature_steps': 400,
   },
-  # What `ltb` found with seed 0, trained from scratch.
+  # What an earlier search with seed 0 found, trained from scratch.
   'ltb_tree': {'tree': ('pos=3/1', 'inflection=3/1', 'lemma=1/3')},
   'shared_private': {},
   'adapters': {'features': 16},
