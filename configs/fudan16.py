@@ -7,8 +7,8 @@ Liu, Qiu & Huang, ACL 2017: a model for each domain (`single`), one shared encod
 private one beside it for each domain (SP-MTL), with adversary and orthogonality (ASP-MTL), and that
 with the unlabelled reviews too. Here by a CNN from scratch; the paper has LSTMs over GloVe vectors.
 Mean accuracy on the test split (`results/fudan16/`, seed 0): single 80.81, FS-MTL 83.56 (paper
-84.72), SP-MTL 84.39 (85.11), ASP-MTL 84.33 (86.09), with the
-unlabelled ones 81.80 (5 epochs are as many steps as 12 without them).
+84.72), SP-MTL 84.39 (85.11), ASP-MTL 84.33 (86.09), with the unlabelled ones 81.80 (5 epochs are as
+many steps as 12 without them).
 """
 
 from mtl_jax import config as config_lib

@@ -86,7 +86,7 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   schedule = _optimizer.build_schedule(run, steps)
   mesh = build_mesh(run)
   batch = data.example_batch()  # the same for every seed: only its shapes count
-  with told():
+  with as_config_errors():
     model, frozen = _start.freeze(model, run, batch)
     anchored = _start.anchored(model, run, batch)
   optimizer = _optimizer.build(run, schedule, frozen, anchored)
@@ -119,7 +119,7 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
     unit_task_weights=options['unit_task_weights'],
     monitor=options['monitor'],
   )
-  with told():  # before any work; jit keeps the trace
+  with as_config_errors():  # before any work; jit keeps the trace
     jax.eval_shape(step, jax.eval_shape(init, jax.random.key(0)), batch)
   if mesh is None:
     eval_step = train_step.make_eval_step(model)
@@ -141,7 +141,7 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def as_config_errors() -> Iterator[None]:
   """What only the shapes tell of a config, a ValueError of a module, becomes a ConfigError."""
   try:
     yield

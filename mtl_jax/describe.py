@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     for variant in dict.fromkeys(run['variant'] for run in runs):
       run = next(run for run in runs if run['variant'] == variant)
       data = _start.load_data(run)
-      with _build.told():
+      with _build.as_config_errors():
         model, batch = _build.build_model(run, data), data.example_batch()
         size = measure(model, batch)
         apart = separate(model, _build.build_encoder(run, data), batch)
