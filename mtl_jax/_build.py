@@ -32,7 +32,7 @@ from mtl_jax.tasks import Task
 
 Run = Mapping[str, Any]
 _LOG = logging.getLogger(__name__)
-_OFFERED = ('embedding', 'dtype', 'max_length')  # to an encoder that has such a parameter
+_OFFERED = ('dtype', 'embedding', 'max_length')  # to an encoder that has such a parameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,19 +191,21 @@ def build_encoder(run: Run, data: pipeline.Data) -> Any:
   offered = _offered(run, data)
   if encoders.custom.is_dotted(name):
     return encoders.custom.make(name, run['encoder']['custom'], offered)
-  return encoders.custom.make(encoders.TEXT[name], run['encoder'][name], offered)
+  return encoders.custom.make(encoders.ENCODERS[name], run['encoder'][name], offered)
 
 
 def _offered(run: Run, data: pipeline.Data) -> dict[str, Any]:
   """What an encoder is given beside its options, where it has such a parameter."""
   dtype, options = jnp.dtype(run['dtype']), dict(run['encoder']['embedding'])
-  path = options.pop('vectors')
+  tokenizer, path = data.vocabularies.tokenizer, options.pop('vectors')
+  if tokenizer is None:
+    return {'dtype': dtype}
   if path:
-    options['vectors'] = _vectors(path, data.vocabularies.tokenizer, options['features'])
+    options['vectors'] = _vectors(path, tokenizer, options['features'])
   embedding = encoders.Embedding(
     vocab_size=data.vocab_size, pieces_vocab_size=data.pieces_vocab_size, dtype=dtype, **options
   )
-  return dict(zip(_OFFERED, (embedding, dtype, data.vocabularies.longest), strict=True))
+  return dict(zip(_OFFERED, (dtype, embedding, data.vocabularies.longest), strict=True))
 
 
 def _vectors(path: str, tokenizer: text.Tokenizer, features: int) -> encoders.Vectors:
@@ -223,13 +225,24 @@ def check_encoder(run: Run) -> None:
   """Raises ConfigError unless the encoder can be made of its options and serves the tasks."""
   options = run['encoder']
   name, embedding = options['name'], options['embedding']
-  vectors = embedding['vectors']
+  data_set, vectors = run['dataset']['name'], embedding['vectors']
+  arrays = builders.get(data_set).INPUT.kind == 'array'
+  serve = encoders.ARRAYS if arrays else (*encoders.TEXT, 'bert')
+  if name not in serve and not encoders.custom.is_dotted(name):
+    raise errors.ConfigError(
+      f'encoder.name: {name!r} reads {"texts" if arrays else "arrays of numbers"}, and data set '
+      f'{data_set!r} has {"arrays, such as images" if arrays else "texts"}: choose one of '
+      f'{", ".join(serve)}'
+    )
+  if vectors and arrays:
+    raise errors.ConfigError(f'encoder.embedding.vectors: data set {data_set!r} has no words')
   if vectors and not pathlib.Path(vectors).expanduser().is_file():
     raise errors.ConfigError(f'encoder.embedding.vectors: no file {vectors!r}')
   if embedding['freeze_vectors'] and not vectors:
     raise errors.ConfigError('encoder.embedding.freeze_vectors: set encoder.embedding.vectors too')
   if encoders.custom.is_dotted(name):
-    encoders.custom.check(name, options['custom'], dict.fromkeys(_OFFERED))
+    offered = dict.fromkeys(_OFFERED[:1] if arrays else _OFFERED)
+    encoders.custom.check(name, options['custom'], offered)
     try:
       json.dumps(options['custom'])
     except TypeError as e:
@@ -249,10 +262,10 @@ def check_encoder(run: Run) -> None:
     encoders.bert.options(bert['path'], bert['layers'])
     return
   try:
-    encoders.get(name, embedding=None, **options[name])
+    encoders.get(name, **{} if arrays else {'embedding': None}, **options[name])
   except ValueError as e:
     raise errors.ConfigError(f'encoder.{name}: {e}') from None
-  tasks = builders.get(run['dataset']['name']).TASKS
+  tasks = builders.get(data_set).TASKS
   tagging = [task for task in run['tasks'] if tasks[task].kind == 'tagging']
   if name == 'cnn' and options['cnn']['pool'] and tagging:
     raise errors.ConfigError(
@@ -263,7 +276,7 @@ def check_encoder(run: Run) -> None:
 
 def _task(name: str, run: Run, data: pipeline.Data, dtype: Any) -> Task:
   options, spec = run['tasks'][name], data.specs[name]
-  kwargs: dict[str, Any] = {'dropout': options['dropout'], 'dtype': dtype}
+  kwargs = {'hidden': options['hidden'], 'dropout': options['dropout'], 'dtype': dtype}
   if spec.kind != 'regression':
     kwargs['num_classes'] = data.num_classes[name]
   if spec.kind == 'tagging':

@@ -18,7 +18,7 @@ from mtl_jax.data import builders
 
 # `X.name` picks one of these; `X.<name>` holds its options. `balance.name` may join some with '+'.
 CHOICES: dict[str, tuple[str, ...]] = {
-  'encoder': (*encoders.TEXT, 'bert'),  # or 'package.module:Name'
+  'encoder': (*encoders.ENCODERS, 'bert'),  # or 'package.module:Name'
   'sharing': tuple(sharing.SHARING),
   'balance': tuple(optim.METHODS),
   'optimizer': ('adamw', 'adam', 'sgd'),

@@ -55,7 +55,8 @@ def transplant(run: Run, data: pipeline.Data, params: Any, seed: int) -> Any:
   for task, names in earlier.labels.items():
     if data.label_names.get(task, names) != names:
       raise errors.ConfigError(f'init_from: {found} has other classes of task {task!r}')
-  if earlier.tokenizer.backend.to_str() != data.vocabularies.tokenizer.backend.to_str():
+  tokenizers = [v.tokenizer and v.tokenizer.backend.to_str() for v in (earlier, data.vocabularies)]
+  if tokenizers[0] != tokenizers[1]:
     raise errors.ConfigError(f'init_from: {found} has another tokenizer than the first seed')
   made = transfer.from_params(params, transfer.read_run(found), fresh=renewed)
   fresh_heads = sorted({'/'.join(path.split('/')[:2]) for path in made.fresh})

@@ -230,7 +230,7 @@ def identity(data: pipeline.Data) -> dict[str, Any]:
   digest = hashlib.sha256(json.dumps(data.label_names).encode())
   for name, split in sorted(data.splits.items()):
     digest.update(f'{name} {len(split)}'.encode())
-    for array in jax.tree.leaves((split.tokens, split.units, dict(split.targets))):
+    for array in jax.tree.leaves(split.content):
       digest.update(f'{array.dtype} {array.shape}'.encode())
       digest.update(np.ascontiguousarray(array).data)
   return {

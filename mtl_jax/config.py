@@ -22,7 +22,8 @@ _TASK: Plain = {
   'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
   'pooling': 'mean',  # how a head for whole examples reads the tokens: see heads.POOLINGS
   'sentence': '',  # tagging: how the view of the sentence beside each token is pooled; '': none
-  'dropout': 0.0,  # on what the head reads
+  'hidden': 0,  # width of a layer of the task's own, before its outputs; 0: none
+  'dropout': 0.0,  # on what the head reads, or on its hidden layer
 }
 
 
@@ -76,6 +77,24 @@ def default() -> config_dict.ConfigDict:
       'pretrained': True,  # False: the same network from scratch
       'layers': 0,  # only so many blocks, from the first; 0: all
       'dropout': 0.1,
+      'remat': False,
+    },
+    # Of arrays of numbers: vectors and images.
+    'mlp': {'features': (128, 128), 'dropout': 0.0},
+    'lenet': {'features': (10, 20), 'kernels': (5, 5), 'dense': 50, 'dropout': 0.0},
+    'resnet': {
+      'blocks': (2, 2, 2, 2),  # of each stage
+      'features': 64,  # of the first stage; each further one has twice as many
+      'groups': 32,  # of each normalization
+      'small_images': True,  # begin as on CIFAR; False: as on ImageNet
+    },
+    'vit': {
+      'patch': 4,  # pixels, must divide height and width
+      'features': 128,
+      'layers': 4,
+      'heads': 4,
+      'mlp_features': 256,
+      'dropout': 0.0,
       'remat': False,
     },
     'custom': {},  # options of your own encoder: `config.encoder.custom.width = 3`

@@ -32,10 +32,12 @@ def test_the_default_has_options_for_every_choice():
       'custom',  # options of a user's own encoder
     }
   files = {'bert'}  # read from a folder
-  assert set(_config_checks.CHOICES['encoder']) == {*encoders.TEXT} | files
+  assert set(_config_checks.CHOICES['encoder']) == {*encoders.ENCODERS} | files
   assert set(_config_checks.CHOICES['sharing']) == set(sharing.SHARING)
   for name in encoders.TEXT:
     encoders.get(name, embedding=None, **plain['encoder'][name])
+  for name in encoders.ARRAYS:
+    encoders.get(name, **plain['encoder'][name])
   embedding = plain['encoder']['embedding'] | {'vectors': None}  # '', no file
   encoders.Embedding(vocab_size=2, **embedding)
   assert config_lib.default().is_locked
@@ -304,6 +306,8 @@ def test_differences_names_keys_and_values():
 def test_every_data_set_can_be_configured(name):
   config = _config(**{'dataset.name': name})
   config.tasks = config_lib.tasks({task: {} for task in builders.get(name).TASKS})
+  if builders.get(name).INPUT.kind == 'array':
+    config.encoder.name = 'mlp'
   (run,) = config_lib.resolve(config)
   assert set(run['tasks']) == set(builders.get(name).TASKS)
   assert set(heads.POOLINGS) >= {section['pooling'] for section in run['tasks'].values()}

@@ -150,6 +150,25 @@ def test_pooling_unknown():
     heads.Pool('median').init(jax.random.key(0), jnp.ones((1, 2, 3)), {})
 
 
+@pytest.mark.parametrize('kind', heads.HEADS)
+def test_a_hidden_layer_of_a_head(kind):
+  """Linear, ReLU, linear; without one, the same parameters as ever."""
+  features = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
+  inputs = {'mask': jnp.ones((2, 3), bool)}
+  classes = {} if kind == 'regression' else {'num_classes': 3}
+  head = heads.get(kind, hidden=5, **classes)
+  params = head.init(jax.random.key(1), features, inputs)['params']
+  outputs = head.apply({'params': params}, features, inputs)
+  exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+  x = np.asarray(features, np.float64)
+  x = x if kind == 'tagging' else x.mean(1)
+  x = np.maximum(x @ exact['hidden']['kernel'] + exact['hidden']['bias'], 0)
+  x = x @ exact['Dense_0']['kernel'] + exact['Dense_0']['bias']
+  np.testing.assert_allclose(outputs, x[:, 0] if kind == 'regression' else x, rtol=1e-5, atol=1e-6)
+  plain = heads.get(kind, **classes).init(jax.random.key(1), features, inputs)['params']
+  assert set(plain) == {'Dense_0'}
+
+
 def test_names_are_checked_with_hints():
   with pytest.raises(errors.ConfigError, match="did you mean 'transformer'"):
     encoders.get('transfomer')

@@ -6,56 +6,96 @@ Everything follows from the seed and the number of the batch.
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 import numpy as np
 
-from mtl_jax.data import _encode, _labels, _ragged
+from mtl_jax.data import _labels, _ragged, text
 
 Batch = dict[str, Any]
 
 _ORDER, SHUFFLE, _DROPOUT = range(3)  # streams of random numbers
 
 
-@dataclasses.dataclass(frozen=True)
-class Assembler:
-  """Makes padded arrays of examples.
+class Split(Protocol):
+  """The N encoded examples of one split.
 
   Attributes:
-    pad_id: fills up `tokens`.
-    unknown_id: replaces tokens under word dropout.
-    pieces: int32 `[words, P]`, row 0 for padding, or None.
+    targets: task -> labels: arrays with a first axis of N, or one label a token.
+    truncated: how many examples were cut.
+    lengths: the tokens of each; all 1 where nothing is padded.
+    content: all of it as a tree of arrays, for a fingerprint.
   """
 
-  pad_id: int
-  unknown_id: int
-  pieces: np.ndarray | None
+  @property
+  def targets(self) -> _labels.ByTask: ...
 
-  def __call__(self, split: _encode.Split, rows: np.ndarray, size: int, width: int) -> Batch:
-    """Returns the examples `rows`, filled up to `size` with padding, `width` tokens each."""
-    inputs = {
-      'tokens': _fill(split.tokens.padded(rows, width, self.pad_id), size, self.pad_id),
-      'mask': _fill(np.arange(width) < split.tokens.lengths[rows][:, None], size, False),
-    }
-    if split.segments is not None:
-      inputs['segments'] = _fill(split.segments.padded(rows, width, 0), size, 0)
-    if self.pieces is not None and split.units is not None:
-      inputs['pieces'] = self.pieces[_fill(split.units.padded(rows, width, 0), size, 0)]
-    targets, mask = {}, {}
-    for task, target in split.targets.items():
-      if isinstance(target, _ragged.Ragged):
-        values = target.padded(rows, width, _labels.MISSING)
-      else:
-        values = target[rows]
-      if values.dtype == np.float32:
-        known = ~np.isnan(values)
-        targets[task] = _fill(np.where(known, values, np.float32(0)), size, 0)
-      else:
-        known = values != _labels.MISSING
-        targets[task] = _fill(values, size, _labels.MISSING)
-      mask[task] = _fill(known.any(axis=tuple(range(1, known.ndim))), size, False)
-    return {'inputs': inputs, 'targets': targets, 'mask': mask}
+  @property
+  def truncated(self) -> int: ...
+
+  @property
+  def lengths(self) -> np.ndarray: ...
+
+  @property
+  def content(self) -> Any: ...
+
+  def __len__(self) -> int: ...
+
+
+class Encoded(NamedTuple):
+  """A data set as arrays.
+
+  Attributes:
+    splits: split -> its groups of tasks.
+    assembler: `(split, rows, size, width) -> batch`: the examples `rows`, filled up to `size` with
+      padding, `width` tokens each.
+    bucket_lengths: the widths that batches are padded to, ascending.
+    tokenizer: what made the tokens; None where the inputs are arrays.
+    pieces: what split words, or None.
+  """
+
+  splits: Mapping[str, Sequence[Split]]
+  assembler: Callable[[Any, np.ndarray, int, int], Batch]
+  bucket_lengths: tuple[int, ...]
+  tokenizer: text.Tokenizer | None
+  pieces: text.Tokenizer | None
+
+
+def labels(by_task: _labels.ByTask, rows: np.ndarray, size: int, width: int) -> Batch:
+  """Returns `{'targets': {task: ...}, 'mask': {task: bool [size]}}` of the examples `rows`."""
+  targets, mask = {}, {}
+  for task, target in by_task.items():
+    if isinstance(target, _ragged.Ragged):
+      values = target.padded(rows, width, _labels.MISSING)
+    else:
+      values = target[rows]
+    if values.dtype == np.float32:
+      known = ~np.isnan(values)
+      targets[task] = fill(np.where(known, values, np.float32(0)), size, 0)
+    else:
+      known = values != _labels.MISSING
+      targets[task] = fill(values, size, _labels.MISSING)
+    mask[task] = fill(known.any(axis=tuple(range(1, known.ndim))), size, False)
+  return {'targets': targets, 'mask': mask}
+
+
+class WordDropout:
+  """Replaces tokens by the unknown id, the rarer the more often.
+
+  A token seen n times is replaced with probability α / (α + n), α being the strength.
+  """
+
+  def __init__(self, tokens: np.ndarray, strength: float, unknown_id: int):
+    counts = np.bincount(tokens)
+    # By token id: below which raw random bits it is dropped.
+    self._thresholds = (strength / (strength + counts) * 0.999_999 * 2.0**64).astype(np.uint64)
+    self._unknown_id = np.int32(unknown_id)
+
+  def __call__(self, inputs: Batch, draws: np.ndarray) -> None:
+    """Changes `inputs['tokens']` `[B, S]`; `draws` are uint64 `[B, S]`."""
+    dropped = draws < self._thresholds[inputs['tokens']]
+    inputs['tokens'] = np.where(dropped & inputs['mask'], self._unknown_id, inputs['tokens'])
 
 
 class Training:
@@ -68,12 +108,12 @@ class Training:
 
   def __init__(
     self,
-    split: _encode.Split,
-    assembler: Assembler,
+    split: Split,
+    assembler: Callable[..., Batch],
     bucket_lengths: tuple[int, ...],
     batch_size: int,
     seed: tuple[int, ...],
-    word_dropout: float,
+    word_dropout: WordDropout | None,
     process: tuple[int, int],
     draws: Callable[[int, int], np.ndarray] | None = None,
   ):
@@ -84,11 +124,11 @@ class Training:
     self._batch_size = batch_size
     self._seed = seed
     self._draws = draws
-    self._thresholds = _drop_thresholds(split.tokens.values, word_dropout)
+    self._word_dropout = word_dropout
     index, count = process
     local = batch_size // count
     self._local = slice(index * local, (index + 1) * local)
-    self._bucket = np.searchsorted(bucket_lengths, split.tokens.lengths)
+    self._bucket = np.searchsorted(bucket_lengths, split.lengths)
     self.batches_per_epoch = len(split) // batch_size
     # The plan of this epoch and, while batches are made ahead, of the next.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
@@ -114,14 +154,11 @@ class Training:
       self._local.stop - self._local.start,
       width,
     )
-    if self._thresholds is not None:
+    if self._word_dropout is not None:
       # Drawn for the batch of all processes, so that their number changes nothing.
       shape = (self._batch_size, width)
       draws = random_bits(self._seed, _DROPOUT, number, shape[0] * shape[1]).reshape(shape)
-      inputs = batch['inputs']
-      dropped = draws[self._local] < self._thresholds[inputs['tokens']]
-      unknown = np.int32(self._assembler.unknown_id)
-      inputs['tokens'] = np.where(dropped & inputs['mask'], unknown, inputs['tokens'])
+      self._word_dropout(batch['inputs'], draws[self._local])
     return batch
 
   def _make_plan(self, epoch: int) -> tuple[np.ndarray, list[int]]:
@@ -165,8 +202,8 @@ class Evaluation:
 
   def __init__(
     self,
-    split: _encode.Split,
-    assembler: Assembler,
+    split: Split,
+    assembler: Callable[..., Batch],
     bucket_lengths: tuple[int, ...],
     batch_size: int,
     process: tuple[int, int],
@@ -178,7 +215,7 @@ class Evaluation:
     index, count = process
     local = batch_size // count
     self._local = slice(index * local, (index + 1) * local)
-    self._bucket = np.searchsorted(bucket_lengths, split.tokens.lengths)
+    self._bucket = np.searchsorted(bucket_lengths, split.lengths)
     self._order = np.argsort(self._bucket, kind='stable')
     self.num_examples = len(split)
 
@@ -226,14 +263,6 @@ def bucket_lengths(
   return tuple(int(sizes[index]) for index in reversed(chosen))
 
 
-def _drop_thresholds(tokens: np.ndarray, strength: float) -> np.ndarray | None:
-  """uint64 by token id: below which raw random bits the token is dropped; None: never."""
-  if not strength:
-    return None
-  counts = np.bincount(tokens)
-  return (strength / (strength + counts) * 0.999_999 * 2.0**64).astype(np.uint64)
-
-
 def random_bits(seed: tuple[int, ...], stream: int, index: int, count: int) -> np.ndarray:
   """Returns uint64 `[count]`."""
   # Raw bits are the same in every NumPy; what its distributions make of them may change.
@@ -245,10 +274,10 @@ def _permutation(seed: tuple[int, ...], stream: int, index: int, count: int) -> 
   return np.argsort(random_bits(seed, stream, index, count), kind='stable')
 
 
-def _fill(values: np.ndarray, size: int, fill: Any) -> np.ndarray:
-  """Returns `values` with rows of `fill` added up to `size` rows."""
+def fill(values: np.ndarray, size: int, value: Any) -> np.ndarray:
+  """Returns `values` with rows of `value` added up to `size` rows."""
   if len(values) == size:
     return values
   return np.concatenate(
-    [values, np.full((size - len(values), *values.shape[1:]), fill, values.dtype)]
+    [values, np.full((size - len(values), *values.shape[1:]), value, values.dtype)]
   )

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Data:
       `{task: {'inputs', 'targets', 'mask'}}`, and otherwise `{'inputs', 'targets', 'mask'}`.
     steps_per_epoch: training steps in an epoch. Fewer than `batch_size` examples are left out; with
       own inputs an epoch has as many rows as there are training examples.
-    bucket_lengths: the widths that batches are padded to, ascending.
+    bucket_lengths: the widths that batches are padded to, ascending; (1,) for arrays.
     num_examples: split -> how many there are.
     truncated: split -> how many were cut at max_length.
     splits: split (with own inputs 'split/task') -> what was encoded.
@@ -35,9 +35,9 @@ class Data:
     self,
     name: str,
     task_specs: Mapping[str, specs.TaskSpec],
-    splits: Mapping[str, Mapping[str, _encode.Split]],
+    splits: Mapping[str, Mapping[str, _batches.Split]],
     vocabularies: vocabularies_lib.Vocabularies,
-    assembler: _batches.Assembler,
+    assembler: Callable[..., _batches.Batch],
     bucket_lengths: tuple[int, ...],
     batch_size: int,
     seed: int,
@@ -75,14 +75,19 @@ class Data:
     if seed < 0:
       raise errors.ConfigError(f'seed {seed}: need 0 or more')
 
-    def make(split: _encode.Split, seeds: tuple[int, ...], draws: Any = None) -> _batches.Training:
+    strength, tokenizer = self._options['word_dropout'], self.vocabularies.tokenizer
+
+    def make(split: _batches.Split, seeds: tuple[int, ...], draws: Any = None) -> _batches.Training:
+      dropout = None
+      if strength and tokenizer and isinstance(split, _encode.Split):
+        dropout = _batches.WordDropout(split.tokens.values, strength, tokenizer.unknown_id)
       return _batches.Training(
         split,
         self._assembler,
         self.bucket_lengths,
         self.batch_size,
         seeds,
-        self._options['word_dropout'],
+        dropout,
         self._process,
         draws,
       )
@@ -119,8 +124,8 @@ class Data:
 
   @property
   def vocab_size(self) -> int:
-    """The number of token ids."""
-    return self.vocabularies.tokenizer.size
+    """The number of token ids; 0 for arrays."""
+    return 0 if self.vocabularies.tokenizer is None else self.vocabularies.tokenizer.size
 
   @property
   def pieces_vocab_size(self) -> int:

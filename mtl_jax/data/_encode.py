@@ -31,6 +31,16 @@ class Split:
   def __len__(self) -> int:
     return len(self.tokens.offsets) - 1
 
+  @property
+  def lengths(self) -> np.ndarray:
+    """The tokens of each example, int64 `[N]`."""
+    return self.tokens.lengths
+
+  @property
+  def content(self) -> Any:
+    """The arrays, for a fingerprint."""
+    return self.tokens, self.units, dict(self.targets)
+
 
 class Words:
   """The distinct words of a data set, numbered from 1; 0 is padding."""

@@ -14,7 +14,32 @@ from mtl_jax.data import _ragged, specs
 MISSING, UNKNOWN = -1, -2
 
 Targets = np.ndarray | _ragged.Ragged
+ByTask = Mapping[str, Targets]
 Examples = Sequence[Mapping[str, Any]]
+
+
+def classes(
+  task_specs: Mapping[str, specs.TaskSpec],
+  train: Mapping[str, Examples],
+  min_count: int,
+  known: Mapping[str, tuple[str, ...]],
+) -> dict[str, tuple[str, ...]]:
+  """Returns the classes of every task: those known, and of the others `names`.
+
+  Raises:
+    DataError: a task without a class.
+  """
+  result = {
+    task: known[task] if task in known else names(spec, train[task], min_count)
+    for task, spec in task_specs.items()
+  }
+  for task, found in result.items():
+    if not found and task_specs[task].kind != 'regression':
+      raise errors.DataError(
+        f'task {task!r} has no labels in the training split (label_min_count: '
+        f'{min_count or task_specs[task].min_count})'
+      )
+  return result
 
 
 def names(spec: specs.TaskSpec, train: Examples, min_count: int) -> tuple[str, ...]:

@@ -4,20 +4,17 @@ Examples are encoded once, at the start; a batch is then made of array slices. B
 (seed, i) alone, so the state of the training stream is an index.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from mtl_jax import errors
 from mtl_jax.data import (
-  _batches,
-  _encode,
+  _arrays,
+  _examples,
   _labels,
   _mixing,
-  _ragged,
+  _texts,
   builders,
   prepare,
   specs,
@@ -58,6 +55,8 @@ DEFAULTS: dict[str, Any] = {
   'unlabelled': False,  # train on the unlabelled examples too, where the data set has some
 }
 """The options of a data set and their defaults."""
+
+_ENCODE = {'text': _texts.encode, 'words': _texts.encode, 'array': _arrays.encode}
 
 
 def load(
@@ -154,197 +153,40 @@ def from_examples(
   name = options['name'] or 'given examples'
   process = (process_index, process_count)
   check_batch_size(batch_size, process)
-  chosen = _chosen(examples, options, task_specs, owner)
-  where = {split: f'data set {name!r}, split {split!r}' for split in chosen}
-  for split, by_task in chosen.items():
-    for task, items in by_task.items():
-      of = f', task {task!r}' if owner else ''
-      if not len(items):
-        raise errors.DataError(f'{where[split]}{of}: it is empty')
-      _labels.check(where[split], task, task_specs[task], items)
-  for task, items in chosen['train'].items():
+  given = _examples.choose(name, examples, input_spec, task_specs, options, owner)
+  for task, items in given.by_task['train'].items():
     if batch_size > len(items):
       of = f', task {task!r}' if owner else ''
       raise errors.ConfigError(
         f'batch_size {batch_size} is larger than the training split of {name!r}{of}, '
         f'{len(items)} examples'
       )
-
-  kind = 'pretrained' if tokenizer else options['tokenizer'] or input_spec.tokenizer
-  tagging = [task for task, spec in task_specs.items() if spec.kind == 'tagging']
-  if options['pieces'] and (kind != 'words' or input_spec.pair):
-    raise errors.ConfigError(
-      f"pieces need tokenizer='words', not {kind!r}"
-      if kind != 'words'
-      else 'pieces are not for pairs of texts'
-    )
-  as_words = input_spec.kind == 'words' or (kind == 'words' and not input_spec.pair)
-  if tagging and not as_words:
-    raise errors.ConfigError(f"task {tagging[0]!r} labels words and needs tokenizer='words'")
-
-  def read(split: str, tasks: Sequence[str]) -> list[Any]:
-    return _encode.inputs(where[split], input_spec, chosen[split][tasks[0]], as_words)
-
-  # Tasks of the same examples are encoded together.
-  groups = [[task] for task in task_specs] if owner else [list(task_specs)]
-  inputs = {split: [read(split, group) for group in groups] for split in chosen}
-  if vocabularies is None or (new_tasks and not set(task_specs) <= set(vocabularies.labels)):
-    vocabularies = vocabularies_lib.train(
-      options,
-      tokenizer or kind,
-      [item for items in inputs['train'] for item in items],
-      as_words,
-      task_specs,
-      chosen['train'],
-      vocabularies,
-    )
+  known = vocabularies.labels if vocabularies else {}
+  if vocabularies is None or new_tasks:
+    known = _labels.classes(task_specs, given.by_task['train'], options['label_min_count'], known)
   for task in task_specs:
-    if task not in vocabularies.labels:
+    if task not in known:
       raise errors.ConfigError(
-        f'the vocabularies have no task {task!r}{errors.nearest(task, vocabularies.labels)}'
+        f'the vocabularies have no task {task!r}{errors.nearest(task, known)}'
       )
-  targets = [
-    {
-      split: {
-        task: _labels.encode(
-          where[split], task, task_specs[task], by_task[task], vocabularies.labels[task]
-        )
-        for task in group
-      }
-      for split, by_task in chosen.items()
-    }
-    for group in groups
-  ]
-  encoded, piece_table = _encode_splits(
-    where, options, inputs, targets, vocabularies, as_words, bool(input_spec.pair)
-  )
+  labels = {task: known[task] for task in task_specs}
+  encoded = _ENCODE[input_spec.kind](given, options, labels, vocabularies, tokenizer)
   names = list(task_specs) if owner else ['']
-  splits = {split: dict(zip(names, parts, strict=True)) for split, parts in encoded.items()}
-  train_lengths = np.concatenate([item.tokens.lengths for item in splits['train'].values()])
-  longest = max(int(i.tokens.lengths.max()) for parts in splits.values() for i in parts.values())
-  if options['bucket_lengths'] and max(options['bucket_lengths']) < longest:
-    raise errors.ConfigError(
-      f'bucket_lengths end at {max(options["bucket_lengths"])}, but the longest example has '
-      f'{longest} tokens: add a longer one, or set max_length'
-    )
-  tokenizer = vocabularies.tokenizer
-  buckets = _batches.bucket_lengths(
-    train_lengths, longest, options['buckets'], options['bucket_lengths']
-  )
+  longest = 0 if encoded.tokenizer is None else encoded.bucket_lengths[-1]
+  if vocabularies is not None:
+    longest = max(longest, vocabularies.longest)
   return Data(
     name,
     task_specs,
-    splits,
-    dataclasses.replace(
-      vocabularies,
-      labels={task: vocabularies.labels[task] for task in task_specs},
-      longest=max(buckets[-1], vocabularies.longest),
-    ),
-    _batches.Assembler(tokenizer.pad_id, tokenizer.unknown_id, piece_table),
-    buckets,
+    {split: dict(zip(names, parts, strict=True)) for split, parts in encoded.splits.items()},
+    vocabularies_lib.Vocabularies(encoded.tokenizer, encoded.pieces, labels, longest),
+    encoded.assembler,
+    encoded.bucket_lengths,
     batch_size,
     seed,
     options,
     process,
   )
-
-
-def _chosen(
-  examples: Mapping[str, Sequence[Mapping[str, Any]]],
-  options: Mapping[str, Any],
-  task_specs: Mapping[str, specs.TaskSpec],
-  owner: str,
-) -> dict[str, dict[str, Sequence[Mapping[str, Any]]]]:
-  """Returns split -> task -> examples, the unlabelled ones in training or left out."""
-  examples = dict(examples)
-  unlabelled = examples.pop('unlabelled', ())
-  if options['unlabelled'] and not len(unlabelled):
-    raise errors.ConfigError(f'unlabelled: data set {options["name"]!r} has no such examples')
-  if not owner and options['mixing'] != 'all':
-    raise errors.ConfigError(
-      f'mixing={options["mixing"]!r}: the tasks of data set {options["name"]!r} share their '
-      'examples, so that every step is of all tasks'
-    )
-
-  def split_up(items: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Mapping[str, Any]]]:
-    if not owner:
-      return dict.fromkeys(task_specs, items)
-    parts: dict[str, list[Mapping[str, Any]]] = {task: [] for task in task_specs}
-    for item in items:
-      if item[owner] in parts:
-        parts[item[owner]].append(item)
-    return dict(parts)
-
-  result = {split: split_up(items) for split, items in examples.items()}
-  if options['train_limit']:
-    result['train'] = {t: items[: options['train_limit']] for t, items in result['train'].items()}
-  if options['unlabelled']:
-    more = split_up(unlabelled)
-    result['train'] = {t: [*items, *more[t]] for t, items in result['train'].items()}
-  return result
-
-
-def _encode_splits(
-  where: Mapping[str, str],
-  options: Mapping[str, Any],
-  inputs: Mapping[str, Sequence[list[Any]]],
-  targets: Sequence[Mapping[str, Mapping[str, _labels.Targets]]],
-  vocabularies: vocabularies_lib.Vocabularies,
-  as_words: bool,
-  pairs: bool,
-) -> tuple[dict[str, list[_encode.Split]], np.ndarray | None]:
-  """Returns the encoded groups of each split and, with pieces, the pieces of each word."""
-  tokenizer, longest = vocabularies.tokenizer, options['max_length']
-  if not as_words:
-    return {
-      split: [
-        _encode_texts(tokenizer, items, target[split], longest, pairs)
-        for items, target in zip(groups, targets, strict=True)
-      ]
-      for split, groups in inputs.items()
-    }, None
-  before, after = tokenizer.frame if tokenizer.frames else ([], [])
-  if 0 < longest <= len(before) + len(after):
-    raise errors.ConfigError(
-      f'max_length {longest}: the tokenizer puts {len(before) + len(after)} tokens around each text'
-    )
-  words = _encode.Words()
-  units = {split: [words.number(items) for items in groups] for split, groups in inputs.items()}
-  ids = words.encode(tokenizer)
-  table = None
-  if vocabularies.pieces is not None:
-    table = _encode.piece_table(words.encode(vocabularies.pieces), options['max_pieces'])
-
-  def encode(split: str, numbers: _ragged.Ragged, target: Mapping[str, Any]) -> _encode.Split:
-    for task, labels in target.items():
-      if isinstance(labels, _ragged.Ragged):
-        _encode.check_lengths(where[split], task, numbers, labels)
-    tokens, split_labels = _encode.split_words(numbers, ids, target)
-    item = _encode.Split(tokens, split_labels, None if table is None else numbers, 0)
-    item = _encode.cut(item, longest and longest - len(before) - len(after))
-    return _encode.frame(item, before, after) if before or after else item
-
-  return {
-    split: [
-      encode(split, numbers, target[split]) for numbers, target in zip(groups, targets, strict=True)
-    ]
-    for split, groups in units.items()
-  }, table
-
-
-def _encode_texts(
-  tokenizer: text.Tokenizer,
-  items: list[Any],
-  targets: Mapping[str, _labels.Targets],
-  longest: int,
-  pairs: bool,
-) -> _encode.Split:
-  """The examples of one split, single texts or, with `pairs`, also pairs of texts."""
-  if not tokenizer.frames:
-    return _encode.cut(_encode.Split(tokenizer.encode(items), targets, None, 0), longest)
-  framed = tokenizer.encode_framed(items, longest)
-  segments = framed.segments if pairs else None
-  return _encode.Split(framed.ids, targets, None, framed.truncated, segments)
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:

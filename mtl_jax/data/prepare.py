@@ -163,7 +163,7 @@ def _unpublished(name: str, manual_dir: str | Path | None, files: Sequence[str])
 
 
 class Source(Sequence[dict[str, Any]]):
-  """The examples of one split by index: text as `str`, sequences as lists."""
+  """The examples of one split by index: text as `str`, sequences as lists, images as arrays."""
 
   def __init__(self, records: Any):
     self._records = records
@@ -325,6 +325,8 @@ def _to_python(value: Any) -> Any:
     return value.decode()
   if isinstance(value, dict):
     return {key: _to_python(item) for key, item in value.items()}
+  if getattr(value, 'ndim', 0) > 1:
+    return value
   if hasattr(value, 'tolist'):
     value = value.tolist()
   if isinstance(value, list | tuple):

@@ -12,16 +12,21 @@ class InputSpec:
 
   Attributes:
     field: its name in an example.
-    kind: `'text'`, one string, or `'words'`, a sequence of words.
-    tokenizer: what splits it unless the config says otherwise.
+    kind: `'text'`, one string; `'words'`, a sequence of words; or `'array'`, numbers in one shape
+      for all examples: an image `[H, W, C]` or a vector. uint8 counts from 0 to 255 as 0 to 1.
+    tokenizer: what splits a text unless the config says otherwise.
     pair: the name of the field with the second text of a pair, where that is empty a single text;
       `''`: the data set has single texts only.
+    mean: of the channels (the last axis) of an array, or of all of them, subtracted; (): nothing.
+    std: the same of the standard deviation, divided by.
   """
 
   field: str
-  kind: Literal['text', 'words']
-  tokenizer: str
+  kind: Literal['text', 'words', 'array']
+  tokenizer: str = ''
   pair: str = ''
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

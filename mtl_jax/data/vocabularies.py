@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl_jax import errors
-from mtl_jax.data import _labels, specs, text
+from mtl_jax.data import text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,24 +15,25 @@ class Vocabularies:
   """What turns examples into integers, and integers back into names.
 
   Attributes:
-    tokenizer: splits the input.
+    tokenizer: splits the input; None where that is an array.
     pieces: splits words, or None.
     labels: task -> the names of its classes (none for regression).
     longest: tokens of the longest text that an encoder of these must read; 0: not known.
   """
 
-  tokenizer: text.Tokenizer
+  tokenizer: text.Tokenizer | None
   pieces: text.Tokenizer | None
   labels: dict[str, tuple[str, ...]]
   longest: int = 0
 
   def write(self, workdir: str | Path) -> None:
-    """Writes `vocabulary.json`, `tokenizer.json` and, with pieces, `pieces.json`."""
+    """Writes `vocabulary.json` and the tokenizers, `tokenizer.json` and `pieces.json`."""
     workdir = Path(workdir)
-    files = {'tokenizer': 'tokenizer.json', 'pieces': 'pieces.json' if self.pieces else None}
-    self.tokenizer.save(workdir / 'tokenizer.json')
-    if self.pieces:
-      self.pieces.save(workdir / 'pieces.json')
+    files: dict[str, str | None] = {}
+    for name, tokenizer in (('tokenizer', self.tokenizer), ('pieces', self.pieces)):
+      files[name] = f'{name}.json' if tokenizer else None
+      if tokenizer:
+        tokenizer.save(workdir / f'{name}.json')
     content = {'labels': self.labels, 'longest': self.longest, **files}
     text.write_atomically(
       workdir / 'vocabulary.json', json.dumps(content, indent=2, ensure_ascii=False) + '\n'
@@ -54,7 +55,7 @@ def read(workdir: str | Path) -> Vocabularies:
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.ConfigError(f'{path} cannot be read as a vocabulary: {error!r}') from error
   return Vocabularies(
-    text.load(path.parent / tokenizer),
+    text.load(path.parent / tokenizer) if tokenizer else None,
     text.load(path.parent / pieces) if pieces else None,
     labels,
     longest,
@@ -66,24 +67,17 @@ def train(
   kind: str | text.Tokenizer,
   inputs: Sequence[Any],
   as_words: bool,
-  task_specs: Mapping[str, specs.TaskSpec],
-  examples: Mapping[str, Sequence[Mapping[str, Any]]],
-  known: Vocabularies | None = None,
-) -> Vocabularies:
-  """Returns the vocabularies of a training split.
+) -> tuple[text.Tokenizer, text.Tokenizer | None]:
+  """Returns the tokenizers of the input and of the pieces of words, from a training split.
 
   Args:
     options: see `pipeline.DEFAULTS`.
     kind: the tokenizer, one of `text.KINDS`, the path of a tokenizer.json, or itself.
     inputs: the strings or pairs of strings, or with `as_words` the lists of words, of all examples.
     as_words: see `inputs`.
-    task_specs: the tasks.
-    examples: task -> its examples, for their labels.
-    known: what there is already: its tokenizers, and the classes of tasks that it has.
 
   Raises:
     ConfigError: a tokenizer that does not exist or cannot be read.
-    DataError: a task without a class.
   """
   pairs = not as_words and any(isinstance(item, tuple) for item in inputs)
   if as_words:
@@ -100,21 +94,5 @@ def train(
       which, texts, vocab_size, options['min_count'], options['lowercase'], as_words, pairs
     )
 
-  if known is not None:
-    kind, pieces = known.tokenizer, known.pieces
-  else:
-    pieces = make(options['pieces'], options['pieces_vocab_size']) if options['pieces'] else None
-  labels = {
-    task: known.labels[task]
-    if known is not None and task in known.labels
-    else _labels.names(spec, examples[task], options['label_min_count'])
-    for task, spec in task_specs.items()
-  }
-  for task, names in labels.items():
-    if not names and task_specs[task].kind != 'regression':
-      raise errors.DataError(
-        f'task {task!r} has no labels in the training split (label_min_count: '
-        f'{options["label_min_count"] or task_specs[task].min_count})'
-      )
-  longest = known.longest if known is not None else 0
-  return Vocabularies(make(kind, options['vocab_size']), pieces, labels, longest)
+  pieces = make(options['pieces'], options['pieces_vocab_size']) if options['pieces'] else None
+  return make(kind, options['vocab_size']), pieces

@@ -29,7 +29,10 @@ TEXT: dict[str, type[nn.Module]] = {
 IMAGES: dict[str, type[nn.Module]] = {'lenet': LeNet, 'resnet': ResNet, 'vit': ViT}
 """The image encoders by name."""
 
-ENCODERS: dict[str, type[nn.Module]] = {'mlp': MLP, **TEXT, **IMAGES}
+ARRAYS: dict[str, type[nn.Module]] = {'mlp': MLP, **IMAGES}
+"""The encoders of arrays of numbers by name."""
+
+ENCODERS: dict[str, type[nn.Module]] = {**TEXT, **ARRAYS}
 """Every encoder by name."""
 
 
@@ -57,6 +60,7 @@ def get(name: str | nn.Module | Callable[..., nn.Module], **kwargs: Any) -> nn.M
 
 
 __all__ = [
+  'ARRAYS',
   'CNN',
   'ENCODERS',
   'FROZEN',

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtl_jax.encoders import _checks
+
 
 class CNN(nn.Module):
   """Convolutions of several widths side by side, ReLU, and the maximum over the sentence.
@@ -36,8 +38,7 @@ class CNN(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   def __post_init__(self):
-    if not self.widths or not all(isinstance(w, int) and w > 0 for w in self.widths):
-      raise ValueError(f'widths: need one or more integers from 1, not {tuple(self.widths)}')
+    _checks.counts('widths', self.widths)
     super().__post_init__()
 
   @nn.compact

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax.encoders import _images
+from mtl_jax.encoders import _checks, _images
 
 
 class LeNet(nn.Module):
@@ -19,6 +19,9 @@ class LeNet(nn.Module):
     dropout: rate on whole channels after the second convolution; Kurin et al. have 0.5.
     dtype: of the computation; parameters are float32.
 
+  Raises:
+    ValueError: filters and sizes differ in number, or one of them is below 1.
+
   References:
     LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 86(11), 1998;
     this variant: Sener & Koltun, NeurIPS 2018; Lin et al., Pareto Multi-Task Learning, NeurIPS
@@ -30,6 +33,15 @@ class LeNet(nn.Module):
   dense: int = 50
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
+
+  def __post_init__(self):
+    for name in ('features', 'kernels'):
+      _checks.counts(name, getattr(self, name))
+    if len(self.features) != len(self.kernels):
+      raise ValueError(
+        f'features {tuple(self.features)} and kernels {tuple(self.kernels)}: need as many of each'
+      )
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtl_jax.encoders import _checks
+
 
 class MLP(nn.Module):
   """Dense layers with ReLU.
@@ -14,11 +16,18 @@ class MLP(nn.Module):
     features: width of each layer.
     dropout: rate after each layer.
     dtype: of the computation; parameters are float32.
+
+  Raises:
+    ValueError: no layer, or a width below 1.
   """
 
   features: Sequence[int] = (128, 128)
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
+
+  def __post_init__(self):
+    _checks.counts('features', self.features)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax.encoders import _images
+from mtl_jax.encoders import _checks, _images
 
 
 class ResNet(nn.Module):
@@ -21,6 +21,9 @@ class ResNet(nn.Module):
       on ImageNet, which together quarter height and width.
     dtype: of the computation; parameters are float32.
 
+  Raises:
+    ValueError: no stage, or one without blocks.
+
   References:
     He et al., Deep Residual Learning for Image Recognition, CVPR 2016; Wu & He, Group
     Normalization, ECCV 2018.
@@ -31,6 +34,10 @@ class ResNet(nn.Module):
   groups: int = 32
   small_images: bool = True
   dtype: jnp.dtype = jnp.float32
+
+  def __post_init__(self):
+    _checks.counts('blocks', self.blocks)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtl_jax.heads._readout import readout
 from mtl_jax.heads.pooling import Pool
 
 
@@ -15,12 +16,14 @@ class Classification(nn.Module):
   Attributes:
     num_classes: C.
     pooling: see `Pool`.
-    dropout: rate on the pooled vector.
+    hidden: width of a layer with ReLU before the linear one; 0: none.
+    dropout: rate on what the linear layer reads.
     dtype: of the computation; parameters are float32.
   """
 
   num_classes: int
   pooling: str = 'mean'
+  hidden: int = 0
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
 
@@ -28,8 +31,7 @@ class Classification(nn.Module):
   def __call__(self, features: jax.Array, inputs: Any, train: bool = False) -> jax.Array:
     """Features `[B, D]` or `[B, S, D]` -> logits `[B, C]`."""
     x = Pool(self.pooling)(features, inputs)  # [B, D]
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+    return readout(x, self.num_classes, self.hidden, self.dropout, self.dtype, train)
 
 
 class Regression(nn.Module):
@@ -37,11 +39,13 @@ class Regression(nn.Module):
 
   Attributes:
     pooling: see `Pool`.
-    dropout: rate on the pooled vector.
+    hidden: width of a layer with ReLU before the linear one; 0: none.
+    dropout: rate on what the linear layer reads.
     dtype: of the computation; parameters are float32.
   """
 
   pooling: str = 'mean'
+  hidden: int = 0
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
 
@@ -49,5 +53,4 @@ class Regression(nn.Module):
   def __call__(self, features: jax.Array, inputs: Any, train: bool = False) -> jax.Array:
     """Features `[B, D]` or `[B, S, D]` -> values `[B]`."""
     x = Pool(self.pooling)(features, inputs)  # [B, D]
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return nn.Dense(1, dtype=self.dtype)(x)[:, 0]
+    return readout(x, 1, self.hidden, self.dropout, self.dtype, train)[:, 0]

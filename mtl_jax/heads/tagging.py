@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtl_jax.heads._readout import readout
 from mtl_jax.heads.pooling import Pool
 
 
@@ -16,12 +17,14 @@ class Tagging(nn.Module):
     num_classes: C.
     sentence: joins a pooled view of the sentence to every token's state ('mean', 'max', 'first' or
       'attention', see `Pool`), or None.
-    dropout: rate on the states.
+    hidden: width of a layer with ReLU before it; 0: none.
+    dropout: rate on what the linear layer reads.
     dtype: of the computation; parameters are float32.
   """
 
   num_classes: int
   sentence: str | None = None
+  hidden: int = 0
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
 
@@ -32,5 +35,4 @@ class Tagging(nn.Module):
     if self.sentence is not None:
       pooled = Pool(self.sentence)(features, inputs)[:, None]  # [B, 1, D]
       x = jnp.concatenate([x, jnp.broadcast_to(pooled, x.shape)], axis=-1)  # [B, S, 2D]
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+    return readout(x, self.num_classes, self.hidden, self.dropout, self.dtype, train)

@@ -170,7 +170,8 @@ def test_vectors_from_a_config(config, data, tmp_path, caplog):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'encoder.name': 'lenet'}, "encoder.name: no 'lenet'.*Valid: bert, bilstm, cnn, lstm"),
+    ({'encoder.name': 'lent'}, "encoder.name: no 'lent'; did you mean 'lenet'"),
+    ({'encoder.name': 'vit'}, "'vit' reads arrays .* 'english_words' has texts: choose one of cnn"),
     ({'encoder.name': 'custom'}, "encoder.name: no 'custom'"),
     ({'encoder.transformer.norm': 'per'}, "encoder.transformer: no norm 'per'; did you mean 'pre'"),
     ({'encoder.transformer.position': 'x'}, "encoder.transformer: no position 'x'"),

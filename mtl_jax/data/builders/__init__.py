@@ -16,6 +16,7 @@ REGISTRY: dict[str, tuple[str, str]] = {
   'english_words': ('mtl_jax.data.builders.english_words', 'EnglishWords'),
   'fudan16': ('mtl_jax.data.builders.fudan16', 'Fudan16'),
   'glue_small': ('mtl_jax.data.builders.glue_small', 'GlueSmall'),
+  'multi_mnist': ('mtl_jax.data.builders.multi_mnist', 'MultiMnist'),
   'snips': ('mtl_jax.data.builders.snips', 'Snips'),
 }
 

@@ -2,17 +2,21 @@
 
 import gzip
 import hashlib
+import math
+import struct
 import zlib
 from pathlib import Path
+
+import numpy as np
 
 from mtl_jax import errors
 
 
 def sha256(path: Path) -> str:
-  """Returns the SHA-256 of a file, in hexadecimal digits.
+  """Returns the SHA-256 of a file, in hexadecimal digits; of a gzipped one, what it unpacks to.
 
   Args:
-    path: the file; if it is only there gzipped, with `.gz` after its name, what that unpacks to.
+    path: the file, gzipped if its name ends in .gz, or if it is only there with that ending.
 
   Raises:
     DataError: the file is missing or cannot be read.
@@ -33,8 +37,6 @@ def read_lines(path: Path, encoding: str = 'utf-8-sig', replace: bool = False) -
       bytes that are not of its encoding (with the line and the offset of the first).
   """
   content = _content(path)
-  if path.suffix == '.gz':
-    content = _unpacked(path, content)
   try:
     text = content.decode(encoding, 'replace' if replace else 'strict')
   except UnicodeDecodeError as error:
@@ -52,10 +54,37 @@ def read_lines(path: Path, encoding: str = 'utf-8-sig', replace: bool = False) -
   return [line.removesuffix('\r') for line in lines]
 
 
+def read_idx(path: Path, axes: int) -> np.ndarray:
+  """Returns uint8 of an IDX file, the format of MNIST.
+
+  Args:
+    path: the file, gzipped if its name ends in .gz, or if it is only there with that ending.
+    axes: how many it must have.
+
+  Raises:
+    DataError: the file is missing, cannot be read, has another type or other axes, or holds fewer
+      or more numbers than its header says.
+  """
+  content = _content(path)
+  start = 4 + 4 * axes  # two zeros, the type, the axes; the length of each axis
+  if content[:4] != bytes([0, 0, 8, axes]) or len(content) < start:
+    raise errors.DataError(
+      f'{path}: no IDX file of bytes with {axes} axes: it begins with {content[:4].hex(" ")!r}, '
+      f'not {bytes([0, 0, 8, axes]).hex(" ")!r}'
+    )
+  shape = struct.unpack(f'>{axes}I', content[4:start])
+  if len(content) - start != math.prod(shape):
+    raise errors.DataError(
+      f'{path}: {len(content) - start} numbers, and its header says {math.prod(shape)}: get a '
+      'fresh copy'
+    )
+  return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
 def _content(path: Path) -> bytes:
-  packed = path.with_name(f'{path.name}.gz')
+  packed = path if path.suffix == '.gz' else path.with_name(f'{path.name}.gz')
   try:
-    if packed.exists() and not path.exists():
+    if packed.exists() and (packed == path or not path.exists()):
       return _unpacked(packed, packed.read_bytes())
     return path.read_bytes()
   except FileNotFoundError as error:

@@ -1,0 +1,101 @@
+"""The examples of a data set by split and task, chosen and checked. Encodes nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mtl_jax import errors
+from mtl_jax.data import _labels, specs
+
+Items = Sequence[Mapping[str, Any]]
+
+
+class Examples(NamedTuple):
+  """Examples and what they are read for.
+
+  Attributes:
+    where: split -> what messages call it.
+    input: the field that is read.
+    tasks: task -> what its labels are.
+    groups: the tasks, those of the same examples together.
+    by_task: split -> task -> its examples.
+  """
+
+  where: dict[str, str]
+  input: specs.InputSpec
+  tasks: Mapping[str, specs.TaskSpec]
+  groups: list[list[str]]
+  by_task: dict[str, dict[str, Items]]
+
+  def targets(self, labels: Mapping[str, Sequence[str]]) -> dict[str, list[_labels.ByTask]]:
+    """Returns split -> of each group, task -> targets, by the names of the tasks' classes."""
+    return {
+      split: [
+        {
+          task: _labels.encode(self.where[split], task, self.tasks[task], items[task], labels[task])
+          for task in group
+        }
+        for group in self.groups
+      ]
+      for split, items in self.by_task.items()
+    }
+
+
+def choose(
+  name: str,
+  examples: Mapping[str, Items],
+  input_spec: specs.InputSpec,
+  task_specs: Mapping[str, specs.TaskSpec],
+  options: Mapping[str, Any],
+  owner: str,
+) -> Examples:
+  """Returns the examples that the options ask for, the unlabelled ones in training or left out.
+
+  Raises:
+    ConfigError: the data set has no unlabelled examples, or its tasks cannot be mixed.
+    DataError: a split is empty, or a label is of the wrong type.
+  """
+  by_task = _choose(name, examples, task_specs, options, owner)
+  where = {split: f'data set {name!r}, split {split!r}' for split in by_task}
+  for split, tasks in by_task.items():
+    for task, items in tasks.items():
+      of = f', task {task!r}' if owner else ''
+      if not len(items):
+        raise errors.DataError(f'{where[split]}{of}: it is empty')
+      _labels.check(where[split], task, task_specs[task], items)
+  groups = [[task] for task in task_specs] if owner else [list(task_specs)]
+  return Examples(where, input_spec, task_specs, groups, by_task)
+
+
+def _choose(
+  name: str,
+  examples: Mapping[str, Items],
+  task_specs: Mapping[str, specs.TaskSpec],
+  options: Mapping[str, Any],
+  owner: str,
+) -> dict[str, dict[str, Items]]:
+  examples = dict(examples)
+  unlabelled = examples.pop('unlabelled', ())
+  if options['unlabelled'] and not len(unlabelled):
+    raise errors.ConfigError(f'unlabelled: data set {name!r} has no such examples')
+  if not owner and options['mixing'] != 'all':
+    raise errors.ConfigError(
+      f'mixing={options["mixing"]!r}: the tasks of data set {name!r} share their examples, so that '
+      'every step is of all tasks'
+    )
+
+  def split_up(items: Items) -> dict[str, Items]:
+    if not owner:
+      return dict.fromkeys(task_specs, items)
+    parts: dict[str, list[Mapping[str, Any]]] = {task: [] for task in task_specs}
+    for item in items:
+      if item[owner] in parts:
+        parts[item[owner]].append(item)
+    return dict(parts)
+
+  result = {split: split_up(items) for split, items in examples.items()}
+  if options['train_limit']:
+    result['train'] = {t: items[: options['train_limit']] for t, items in result['train'].items()}
+  if options['unlabelled']:
+    more = split_up(unlabelled)
+    result['train'] = {t: [*items, *more[t]] for t, items in result['train'].items()}
+  return result

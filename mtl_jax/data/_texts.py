@@ -1,0 +1,169 @@
+"""Texts become arrays of tokens: of the whole data set once, then padded in each batch."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtl_jax import errors
+from mtl_jax.data import _batches, _encode, _examples, _labels, _ragged, text, vocabularies
+
+Splits = dict[str, list[_encode.Split]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembler:
+  """Makes padded arrays of examples.
+
+  Attributes:
+    pad_id: fills up `tokens`.
+    pieces: int32 `[words, P]`, row 0 for padding, or None.
+  """
+
+  pad_id: int
+  pieces: np.ndarray | None
+
+  def __call__(
+    self, split: _encode.Split, rows: np.ndarray, size: int, width: int
+  ) -> _batches.Batch:
+    """Returns the examples `rows`, filled up to `size` with padding, `width` tokens each."""
+    fill = _batches.fill
+    inputs = {
+      'tokens': fill(split.tokens.padded(rows, width, self.pad_id), size, self.pad_id),
+      'mask': fill(np.arange(width) < split.tokens.lengths[rows][:, None], size, False),
+    }
+    if split.segments is not None:
+      inputs['segments'] = fill(split.segments.padded(rows, width, 0), size, 0)
+    if self.pieces is not None and split.units is not None:
+      inputs['pieces'] = self.pieces[fill(split.units.padded(rows, width, 0), size, 0)]
+    return {'inputs': inputs, **_batches.labels(split.targets, rows, size, width)}
+
+
+def encode(
+  examples: _examples.Examples,
+  options: Mapping[str, Any],
+  labels: Mapping[str, Sequence[str]],
+  known: vocabularies.Vocabularies | None,
+  tokenizer: text.Tokenizer | None,
+) -> _batches.Encoded:
+  """Returns the examples as tokens.
+
+  Args:
+    examples: those of a data set of texts.
+    options: see `pipeline.DEFAULTS`.
+    labels: task -> the names of its classes.
+    known: vocabularies of an earlier run, whose tokenizers are used; None: from the training split.
+    tokenizer: splits the input, instead of what the options say.
+
+  Raises:
+    ConfigError: a tokenizer that does not exist or does not fit; lengths that are too short.
+    DataError: an example is not what the data set says.
+  """
+  spec, groups = examples.input, examples.groups
+  kind = 'pretrained' if tokenizer else options['tokenizer'] or spec.tokenizer
+  if options['pieces'] and (kind != 'words' or spec.pair):
+    raise errors.ConfigError(
+      f"pieces need tokenizer='words', not {kind!r}"
+      if kind != 'words'
+      else 'pieces are not for pairs of texts'
+    )
+  as_words = spec.kind == 'words' or (kind == 'words' and not spec.pair)
+  tagging = [task for task, task_spec in examples.tasks.items() if task_spec.kind == 'tagging']
+  if tagging and not as_words:
+    raise errors.ConfigError(f"task {tagging[0]!r} labels words and needs tokenizer='words'")
+
+  # Tasks of the same examples are encoded together.
+  inputs = {
+    split: [
+      _encode.inputs(examples.where[split], spec, items[group[0]], as_words) for group in groups
+    ]
+    for split, items in examples.by_task.items()
+  }
+  if known is not None:
+    tokenizer, pieces = known.tokenizer, known.pieces
+    if tokenizer is None:
+      raise errors.ConfigError('the vocabularies are of a data set without texts')
+  else:
+    read = [item for items in inputs['train'] for item in items]
+    tokenizer, pieces = vocabularies.train(options, tokenizer or kind, read, as_words)
+  targets, where = examples.targets(labels), examples.where
+  table = None
+  if as_words:
+    splits, table = _words(where, options, inputs, targets, tokenizer, pieces)
+  else:
+    splits = _strings(options, inputs, targets, tokenizer, bool(spec.pair))
+  train_lengths = np.concatenate([item.lengths for item in splits['train']])
+  longest = max(int(item.lengths.max()) for parts in splits.values() for item in parts)
+  if options['bucket_lengths'] and max(options['bucket_lengths']) < longest:
+    raise errors.ConfigError(
+      f'bucket_lengths end at {max(options["bucket_lengths"])}, but the longest example has '
+      f'{longest} tokens: add a longer one, or set max_length'
+    )
+  buckets = _batches.bucket_lengths(
+    train_lengths, longest, options['buckets'], options['bucket_lengths']
+  )
+  assembler = Assembler(tokenizer.pad_id, table)
+  return _batches.Encoded(splits, assembler, buckets, tokenizer, pieces)
+
+
+def _words(
+  where: Mapping[str, str],
+  options: Mapping[str, Any],
+  inputs: Mapping[str, list[list[Any]]],
+  targets: Mapping[str, list[_labels.ByTask]],
+  tokenizer: text.Tokenizer,
+  pieces: text.Tokenizer | None,
+) -> tuple[Splits, np.ndarray | None]:
+  """The groups of each split, split into words first, and with pieces the pieces of each word."""
+  longest = options['max_length']
+  before, after = tokenizer.frame if tokenizer.frames else ([], [])
+  if 0 < longest <= len(before) + len(after):
+    raise errors.ConfigError(
+      f'max_length {longest}: the tokenizer puts {len(before) + len(after)} tokens around each text'
+    )
+  words = _encode.Words()
+  units = {split: [words.number(items) for items in groups] for split, groups in inputs.items()}
+  ids = words.encode(tokenizer)
+  table = None
+  if pieces is not None:
+    table = _encode.piece_table(words.encode(pieces), options['max_pieces'])
+
+  def encode(split: str, numbers: _ragged.Ragged, target: _labels.ByTask) -> _encode.Split:
+    for task, labels in target.items():
+      if isinstance(labels, _ragged.Ragged):
+        _encode.check_lengths(where[split], task, numbers, labels)
+    tokens, split_labels = _encode.split_words(numbers, ids, target)
+    item = _encode.Split(tokens, split_labels, None if table is None else numbers, 0)
+    item = _encode.cut(item, longest and longest - len(before) - len(after))
+    return _encode.frame(item, before, after) if before or after else item
+
+  return {
+    split: [
+      encode(split, numbers, target) for numbers, target in zip(groups, targets[split], strict=True)
+    ]
+    for split, groups in units.items()
+  }, table
+
+
+def _strings(
+  options: Mapping[str, Any],
+  inputs: Mapping[str, list[list[Any]]],
+  targets: Mapping[str, list[_labels.ByTask]],
+  tokenizer: text.Tokenizer,
+  pairs: bool,
+) -> Splits:
+  """The groups of each split, single texts or, with `pairs`, also pairs of texts."""
+  longest = options['max_length']
+
+  def encode(items: list[Any], target: _labels.ByTask) -> _encode.Split:
+    if not tokenizer.frames:
+      return _encode.cut(_encode.Split(tokenizer.encode(items), target, None, 0), longest)
+    framed = tokenizer.encode_framed(items, longest)
+    segments = framed.segments if pairs else None
+    return _encode.Split(framed.ids, target, None, framed.truncated, segments)
+
+  return {
+    split: [encode(items, target) for items, target in zip(groups, targets[split], strict=True)]
+    for split, groups in inputs.items()
+  }

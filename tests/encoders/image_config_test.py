@@ -1,0 +1,146 @@
+"""Encoders of images from a config: two steps each, the whole command, what does not fit."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from mtl_jax import _build, _start, describe, errors, train
+from mtl_jax import config as config_lib
+from tests.data import multi_mnist_test
+
+pytestmark = pytest.mark.filterwarnings('ignore:.*not the published split')
+
+_CONFIG = """
+from mtl_jax import config as config_lib
+
+def get_config():
+  c = config_lib.default()
+  c.tasks = config_lib.tasks({{'left': {{}}, 'right': {{'hidden': 5, 'dropout': 0.5}}}})
+  c.dataset.update(name='multi_mnist', manual_dir={raw!r}, data_dir={data!r})
+  c.encoder.name = 'lenet'
+  c.encoder.mlp.features = (6, 5)
+  c.encoder.lenet.update(features=(2, 3), dense=5, dropout=0.5)
+  c.encoder.resnet.update(blocks=(1, 1), features=4)
+  c.encoder.vit.update(patch=7, features=8, layers=1, heads=2, mlp_features=8)
+  c.train.batch_size = 16
+  c.train.steps = 6
+  c.train.eval_every = 3
+  c.eval.batch_size = 16
+  return c
+"""
+
+
+@pytest.fixture(scope='module')
+def config_file(tmp_path_factory):
+  root = tmp_path_factory.mktemp('images')
+  raw = multi_mnist_test.write(root / 'raw')
+  (root / 'c.py').write_text(_CONFIG.format(raw=str(raw), data=str(root / 'data')))
+  return root / 'c.py'
+
+
+@pytest.fixture(scope='module')
+def config(config_file):
+  scope: dict = {}
+  exec(config_file.read_text(), scope)
+  return scope['get_config']()
+
+
+def resolve(config, **changes):
+  changed = config.copy_and_resolve_references()
+  changed.update_from_flattened_dict(changes)
+  return config_lib.resolve(changed)[0]
+
+
+@pytest.mark.parametrize(
+  ('name', 'sharing'),
+  [
+    ('mlp', 'hard'),
+    ('lenet', 'hard'),
+    ('resnet', 'hard'),
+    ('vit', 'hard'),
+    ('lenet', 'cross_stitch'),
+    ('lenet', 'mmoe'),
+    ('resnet', 'mtan'),
+  ],
+)
+def test_two_steps(name, sharing, config):
+  run = resolve(config, **{'encoder.name': name, 'sharing.name': sharing})
+  data = _start.load_data(run)
+  program = _build.program(run, data, 2)
+  state = program.init(0)
+  before = jax.tree.map(np.asarray, state.params)
+  for _ in range(2):
+    state, metrics = program.step(state, data.example_batch())
+    assert np.isfinite(metrics['loss']).all()
+  assert program.compilations() == 1
+  after = jax.tree.map(np.asarray, state.params)
+  changed = jax.tree.map(lambda a, b: np.any(a != b), before, after)
+  assert all(jax.tree.leaves(changed['tasks']))
+  assert any(jax.tree.leaves(changed['shared']))
+
+
+def test_the_whole_command(config_file, tmp_path, capsys):
+  """To the results, and again from them: another task, other images of the same shape."""
+  arguments = ['train', f'--config={config_file}', f'--workdir={tmp_path / "w"}']
+  assert train.main(arguments) == 0
+  run = tmp_path / 'w' / 'default' / 'seed_0'
+  results = json.loads((run / 'results.json').read_text())
+  assert set(results['test']['metrics']) == {'left', 'right'}
+  assert not (run / 'tokenizer.json').exists()
+  assert train.main(arguments) == 0
+  assert 'finished' in capsys.readouterr().out
+  more = [f'--config.init_from={tmp_path / "w"}', '--config.train.steps=1']
+  assert train.main([*arguments[:2], f'--workdir={tmp_path / "v"}', *more]) == 0
+
+
+def test_describe(config_file, capsys):
+  assert describe.main(['describe', f'--config={config_file}']) == 0
+  said = capsys.readouterr().out
+  # 2·25 + 2, 3·2·25 + 3 and 3·16·5 + 5; 5·10 + 10, and before it 5·5 + 5.
+  for number in ('450', '60', '90'):
+    assert f' {number} ' in said
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    (
+      {'encoder.name': 'transformer'},
+      "'transformer' reads texts, and data set 'multi_mnist' has a",
+    ),
+    ({'encoder.name': 'bert'}, "'bert' reads texts, .* choose one of mlp, lenet, resnet, vit"),
+    ({'encoder.embedding.vectors': __file__}, "data set 'multi_mnist' has no words"),
+    ({'encoder.lenet.kernels': (5,)}, r'encoder.lenet: features \(2, 3\) and kernels \(5,\): need'),
+    ({'encoder.lenet.kernels': (5, 0)}, 'encoder.lenet: kernels: need one or more integers from 1'),
+    (
+      {'encoder.name': 'mlp', 'encoder.mlp.features': ()},
+      'encoder.mlp: features: need one or more',
+    ),
+    ({'encoder.name': 'resnet', 'encoder.resnet.blocks': (1, 'a')}, 'encoder.resnet: blocks: need'),
+    ({'encoder.name': 'vit', 'encoder.vit.heads': 3}, 'encoder.vit: '),
+    ({'tasks.left.hidden': -1}, r'tasks.left.hidden: need 0 or more, not -1'),
+  ],
+)
+def test_what_does_not_fit(changes, message, config):
+  """All before any data is read."""
+  with pytest.raises(errors.ConfigError, match=message):
+    resolve(config, **changes)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['encoder.name=vit', 'encoder.vit.patch=5'], 'Patches of 5 × 5 do not fit images'),
+    (['encoder.lenet.kernels=(27,5)'], 'are too small for LeNet'),
+    (['dataset.tokenizer=words'], 'tokenizer: the inputs are arrays of numbers, not texts'),
+  ],
+)
+@pytest.mark.parametrize('command', [train, describe])
+def test_what_only_the_images_tell(command, flags, message, config_file, tmp_path, capsys):
+  name = command.__name__.split('.')[-1]
+  arguments = [name, f'--config={config_file}', *(f'--config.{flag}' for flag in flags)]
+  arguments += [f'--workdir={tmp_path / "w"}'] if command is train else []
+  assert command.main(arguments) == 2
+  assert message in capsys.readouterr().err
