@@ -243,6 +243,20 @@ def test_the_mean_stands_for_the_joint_match_of_own_inputs(tmp_path):
   assert table.rows[0].cells['mean'].mean == 0.5
 
 
+def test_published_means_have_a_column_beside_the_joint_match(tmp_path):
+  both = {'pos': 0.5, 'rule': 0.3}
+  split = {'metrics': {'pos': {'micro_f1': 0.5}, 'rule': {'accuracy': 0.3}}, 'mean': 0.4}
+  split['joint'] = {'exact_match': 0.2}
+  for rows, found in (({'theirs': {'mean': 45.0}}, ['mean']), ({'theirs': {'exact_match': 1}}, [])):
+    extra = {'test': split, 'paper': {'source': 'them', 'rows': rows}}
+    place = tmp_path / str(len(found))
+    write_run(place, 'a', 0, both, joint=0.2, extra=extra)
+    (table,) = report.tables(report.load([place]))
+    assert [c.key for c in table.columns][2:] == ['joint.exact_match', *found]
+    if found:
+      assert [row.cells['mean'].mean for row in table.rows] == [0.4, 0.45]
+
+
 def test_costs(tmp_path):
   """Of single-task runs the sum; the median of the logged rates, which leave compiling out."""
   for variant, tasks in (('a', {'pos': 0.5}), ('b', {'rule': 0.5}), ('c', {'pos': 1, 'rule': 1})):

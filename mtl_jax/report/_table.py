@@ -96,7 +96,10 @@ def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool, co
   }
   deltas, notes = _deltas(experiment, values)
   columns = [c for c in columns if any(v[c.key] for v in values.values())]
-  if any(column.key == JOINT for column in columns):
+  paper = _published(experiment)
+  if any(c.key == JOINT for c in columns) and not any(
+    MEAN in row for row in paper['rows'].values()
+  ):
     columns = [column for column in columns if column.key != MEAN]
   if deltas:
     place = len([c for c in columns if c.key not in (PARAMETERS, STEP)])
@@ -110,7 +113,7 @@ def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool, co
       cells[DELTA_M] = deltas[entry.label]
     counts = sorted({len(group) for group in entry.runs.values()})
     rows.append(Row(entry.label, cells, '-'.join(str(n) for n in counts[:1] + counts[1:][-1:])))
-  paper_rows, paper_notes = _paper(experiment, columns)
+  paper_rows, paper_notes = _paper(paper, columns)
   many = any(len(group) > 1 for entry in experiment.entries for group in entry.runs.values())
   opening = f'{split.capitalize()} split; {"mean over seeds" if many else "one seed"}'
   if any(cell.half_width is not None for row in rows for cell in row.cells.values()):
@@ -237,10 +240,15 @@ def _deltas(
   return deltas, notes
 
 
-def _paper(experiment: Experiment, columns: Sequence[Column]) -> tuple[list[Row], list[str]]:
-  """Returns the published rows of the config, raw, and notes on them."""
-  paper = next((p for run in _all_runs(experiment) if (p := run.results.get('paper'))), None)
-  if not paper or not paper.get('rows'):
+def _published(experiment: Experiment) -> Mapping[str, Any]:
+  """The published numbers of the config: `'rows'`, none if there are none, and `'source'`."""
+  found = next((p for run in _all_runs(experiment) if (p := run.results.get('paper'))), None) or {}
+  return {**found, 'rows': found.get('rows') or {}}
+
+
+def _paper(paper: Mapping[str, Any], columns: Sequence[Column]) -> tuple[list[Row], list[str]]:
+  """Returns the published rows, raw, and notes on them."""
+  if not paper['rows']:
     return [], []
   scales = {column.key: column.scale for column in columns}
   rows, hidden = [], set()
