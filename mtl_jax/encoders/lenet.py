@@ -1,6 +1,7 @@
 """LeNet, as multi-task papers have it for Multi-MNIST."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,15 +52,33 @@ class LeNet(nn.Module):
       ValueError: the images are too small, or not images.
     """
     x = _images.prepare(inputs, self.dtype)
+    # Of a CPU's convolutions, those of few channels have slow gradients, the more so under vmap.
+    convolve = _as_product if jax.default_backend() == 'cpu' else None
     for i, (features, kernel) in enumerate(zip(self.features, self.kernels, strict=True)):
       if min(x.shape[1:3]) < kernel + 1:
         raise ValueError(f'Images {inputs.shape} are too small for LeNet: use 16 × 16 or more.')
-      x = nn.Conv(features, (kernel, kernel), padding='VALID', dtype=self.dtype)(x)
+      x = nn.Conv(
+        features,
+        (kernel, kernel),
+        padding='VALID',
+        dtype=self.dtype,
+        conv_general_dilated=convolve,
+      )(x)
       if i > 0:
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
       x = nn.relu(_halve(x))  # [B, H', W', features]
     x = x.reshape(x.shape[0], -1)
     return nn.relu(nn.Dense(self.dense, dtype=self.dtype)(x))
+
+
+def _as_product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+  """The convolution `[B, H, W, C]` with `[h, w, C, F]`, no padding, as a product with windows."""
+  height, width, channels, features = kernel.shape
+  rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
+  windows = jnp.concatenate(
+    [x[:, i : i + rows, j : j + columns] for i in range(height) for j in range(width)], axis=-1
+  )  # [B, H', W', h * w * C]
+  return windows @ kernel.reshape(height * width * channels, features)
 
 
 def _halve(x: jax.Array) -> jax.Array:

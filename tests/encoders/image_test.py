@@ -130,3 +130,23 @@ def test_inputs_that_are_refused(module, x, message):
 def test_heads_must_divide_the_width():
   with pytest.raises(ValueError, match='3 heads do not divide 8 features'):
     encoders.ViT(features=8, heads=3)
+
+
+def test_lenet_is_the_same_by_products_and_by_convolutions(monkeypatch):
+  """A CPU has the former; values and gradients."""
+  module, shape, _ = CASES['lenet of Pareto MTL']
+  x = images(shape) / 255
+  params = modules.params(module, x)
+
+  def measured():
+    def loss(params):  # traced anew
+      return (module.apply({'params': params}, x) ** 2).sum()
+
+    return str(jax.make_jaxpr(loss)(params)), jax.value_and_grad(loss)(params)
+
+  products = measured()
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  convolutions = measured()
+  assert ['conv_general_dilated' in found[0] for found in (products, convolutions)] == [0, 1]
+  for a, b in zip(jax.tree.leaves(products[1]), jax.tree.leaves(convolutions[1]), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
