@@ -84,8 +84,10 @@ def _as_product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Arra
 def _halve(x: jax.Array) -> jax.Array:
   """The maximum over 2 × 2, an odd last row or column left out: `[B, H, W, C]` -> half of H and W.
 
-  Its gradient is five times as fast on a CPU as that of `nn.max_pool`.
+  Its gradient takes a CPU a fraction of the time of that of `nn.max_pool`.
   """
   batch, height, width, channels = x.shape
   x = x[:, : height // 2 * 2, : width // 2 * 2]
-  return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+  x = jnp.maximum(x[:, :, 0], x[:, :, 1])
+  return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
