@@ -1,7 +1,7 @@
-"""Multi-MNIST: two overlaid digits, by LeNet, in the protocol of Kurin et al. 2022.
+"""Multi-MNIST: two overlaid digits, by LeNet, after the protocol of Kurin et al. 2022.
 
-  python -m mtl_jax.data.prepare multi_mnist --download
-  python -m mtl_jax.train --config=configs/multi_mnist.py --workdir=runs/multi_mnist
+python -m mtl_jax.data.prepare multi_mnist --download
+python -m mtl_jax.train --config=configs/multi_mnist.py --workdir=runs/multi_mnist
 """
 
 from mtl_jax import config as config_lib

@@ -1,7 +1,7 @@
 """Multi-MNIST with deeper encoders: a small ResNet, MTAN's attention over its layers, and a ViT.
 
-  python -m mtl_jax.data.prepare multi_mnist --download
-  python -m mtl_jax.train --config=configs/multi_mnist_mtan.py --workdir=runs/multi_mnist_mtan
+python -m mtl_jax.data.prepare multi_mnist --download
+python -m mtl_jax.train --config=configs/multi_mnist_mtan.py --workdir=runs/multi_mnist_mtan
 """
 
 from mtl_jax import config as config_lib

@@ -32,7 +32,7 @@ from mtl_jax.tasks import Task
 
 Run = Mapping[str, Any]
 _LOG = logging.getLogger(__name__)
-_OFFERED = ('dtype', 'embedding', 'max_length')  # to an encoder that has such a parameter
+_OFFERED = ('dtype', 'embedding', 'max_length')  # the last two where the inputs are texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _offered(run: Run, data: pipeline.Data) -> dict[str, Any]:
   embedding = encoders.Embedding(
     vocab_size=data.vocab_size, pieces_vocab_size=data.pieces_vocab_size, dtype=dtype, **options
   )
-  return dict(zip(_OFFERED, (dtype, embedding, data.vocabularies.longest), strict=True))
+  return {'dtype': dtype, 'embedding': embedding, 'max_length': data.vocabularies.longest}
 
 
 def _vectors(path: str, tokenizer: text.Tokenizer, features: int) -> encoders.Vectors:
@@ -234,7 +234,7 @@ def check_encoder(run: Run) -> None:
       f'{data_set!r} has {"arrays, such as images" if arrays else "texts"}: choose one of '
       f'{", ".join(serve)}'
     )
-  if vectors and arrays:
+  if arrays and (vectors or embedding['freeze_vectors']):
     raise errors.ConfigError(f'encoder.embedding.vectors: data set {data_set!r} has no words')
   if vectors and not pathlib.Path(vectors).expanduser().is_file():
     raise errors.ConfigError(f'encoder.embedding.vectors: no file {vectors!r}')

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from mtl_jax import encoders, errors, transfer
-from mtl_jax.data import pipeline, text
+from mtl_jax.data import builders, pipeline, text
 from mtl_jax.data import vocabularies as vocabularies_lib
 from mtl_jax.model import MultiTaskModel, is_frozen, read_by
 
@@ -21,7 +21,15 @@ def load_data(run: Run) -> pipeline.Data:
   """The data set of a run, with the vocabularies of the encoder or run that it starts from."""
   vocabularies, tokenizer = None, None
   if run['init_from']:
-    vocabularies = vocabularies_lib.read(transfer.find_run(run['init_from'], run['seed']))
+    found = transfer.find_run(run['init_from'], run['seed'])
+    vocabularies = vocabularies_lib.read(found)
+    arrays = builders.get(run['dataset']['name']).INPUT.kind == 'array'
+    if arrays != (vocabularies.tokenizer is None):
+      kinds = ('texts', 'arrays') if arrays else ('arrays', 'texts')
+      raise errors.ConfigError(
+        f'init_from: {found} was trained on {kinds[0]}, and {run["dataset"]["name"]!r} has '
+        f'{kinds[1]}'
+      )
   elif run['encoder']['name'] == 'bert' and not run['dataset']['tokenizer']:
     tokenizer = text.pretrained(encoders.bert.tokenizer(run['encoder']['bert']['path']))
   return pipeline.load(

@@ -20,7 +20,8 @@ _PATHS = ('data_dir', 'manual_dir')
 _TASK: Plain = {
   'weight': 1.0,  # multiplies the task's loss
   'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
-  'pooling': 'mean',  # how a head for whole examples reads the tokens: see heads.POOLINGS
+  # How a head for whole examples reads the tokens: see heads.POOLINGS. Without tokens: unused.
+  'pooling': 'mean',
   'sentence': '',  # tagging: how the view of the sentence beside each token is pooled; '': none
   'hidden': 0,  # width of a layer of the task's own, before its outputs; 0: none
   'dropout': 0.0,  # on what the head reads, or on its hidden layer
@@ -40,8 +41,8 @@ def default() -> config_dict.ConfigDict:
   c.dataset = copy.deepcopy(dict(pipeline.DEFAULTS))
 
   # The shared half: one of these, or a module, class or function of your own by its name,
-  # 'package.module:Name'; `embedding`, `dtype` and `max_length` are given where it has such a
-  # parameter.
+  # 'package.module:Name'; `dtype` and, for texts, `embedding` and `max_length` are given where it
+  # has such a parameter.
   c.encoder = {
     'name': 'transformer',
     # Of the tokens; the pieces of a word, where the data set has them, pass a small CNN.

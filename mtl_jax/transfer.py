@@ -1,7 +1,7 @@
 """Transfer: parameters that start from a checkpoint or an earlier run, and how gently they change.
 
-Layers are counted from below: 0 is the embedding, the last is the task's own half. Reading the
-checkpoints of BERT is the work of `encoders.bert`.
+Layers are counted from below: 0 is the embedding, or the first layer where there is none, and the
+last is the task's own half. Reading the checkpoints of BERT is the work of `encoders.bert`.
 """
 
 import re
@@ -22,7 +22,8 @@ BiLSTM and the widths of a `CNN`, which are side by side, count as layers."""
 _KINDS = ('Conv', 'Dense')  # an encoder's first layers, in this order, before its blocks
 _HOLDERS = {'encoder', 'columns', 'experts'}  # of encoders, where θ has more than one
 _BESIDE = {'heads', 'stitches', 'gates', 'parents', 'hyper', 'layers', 'places', 'discriminator'}
-_EMBEDDING = re.compile(r'(?:^|/)(?:embedding|positions)(?:/|$)')
+_EMBEDDING = re.compile(r'(?:^|/)(?:embedding|positions|class_token)(?:/|$)')
+_STEM_NORM = re.compile(r'/GroupNorm_(\d+)/\w+$')
 _BELOW, _TOP, _ABOVE = (-1, 0), (9, 0), (9, 1)  # the embedding; without a number; no encoder's
 
 
@@ -166,11 +167,13 @@ def layers_of(params: Any, pattern: str = LAYERS) -> dict[str, int]:
     ConfigError: what the pattern finds is no number.
   """
   number = re.compile(pattern)
-  paths = list(_flat(params))
+  paths = list(params_at := _flat(params))
   inside = tuple(_encoders(paths, number))
   found: dict[str, tuple[int, int]] = {}
   for path in paths:
-    match = number.search(path)
+    # The normalization of a ResNet's first convolution goes with it.
+    beside = _STEM_NORM.sub(r'/Conv_\1/kernel', path)
+    match = number.search(beside if beside in params_at else path)
     if not path.startswith(inside):
       found[path] = _ABOVE
     elif _EMBEDDING.search(path):
@@ -184,9 +187,14 @@ def layers_of(params: Any, pattern: str = LAYERS) -> dict[str, int]:
     else:
       kind = [name in match[0] for name in _KINDS]
       found[path] = kind.index(True) if any(kind) else len(_KINDS), int(match[1])
+  if _BELOW in found.values() and any(kind == len(_KINDS) for kind, _ in found.values()):
+    # Before blocks, with positions, a convolution makes the patches that are embedded.
+    found = {p: _BELOW if value[0] == _KINDS.index('Conv') else value for p, value in found.items()}
   numbers = sorted(set(found.values()) - {_BELOW, _TOP, _ABOVE})
-  top = max(len(numbers), 1)
-  place = {_BELOW: 0, _TOP: top, _ABOVE: top + 1} | {key: i + 1 for i, key in enumerate(numbers)}
+  first = int(_BELOW in found.values())
+  top = first + max(len(numbers), 1) - 1
+  place = {key: first + i for i, key in enumerate(numbers)}
+  place |= {_BELOW: 0, _TOP: top, _ABOVE: top + 1}
   return {path: place[value] for path, value in found.items()}
 
 

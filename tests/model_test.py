@@ -163,10 +163,24 @@ def test_a_hidden_layer_of_a_head(kind):
   x = np.asarray(features, np.float64)
   x = x if kind == 'tagging' else x.mean(1)
   x = np.maximum(x @ exact['hidden']['kernel'] + exact['hidden']['bias'], 0)
-  x = x @ exact['Dense_0']['kernel'] + exact['Dense_0']['bias']
+  x = x @ exact['outputs']['kernel'] + exact['outputs']['bias']
   np.testing.assert_allclose(outputs, x[:, 0] if kind == 'regression' else x, rtol=1e-5, atol=1e-6)
   plain = heads.get(kind, **classes).init(jax.random.key(1), features, inputs)['params']
-  assert set(plain) == {'Dense_0'}
+  assert not set(plain) & set(params)  # so that a run with one never gives values to one without
+  dropping = heads.get(kind, hidden=5, dropout=0.5, **classes)
+  between = []
+  for train in (False, True):  # dropout comes after the hidden layer
+    _, found = dropping.apply(
+      {'params': params},
+      features,
+      inputs,
+      train,
+      rngs={'dropout': jax.random.key(2)},
+      capture_intermediates=True,
+    )
+    between.append(found['intermediates'])
+  np.testing.assert_array_equal(*(found['hidden']['__call__'][0] for found in between))
+  assert np.any(between[0]['outputs']['__call__'][0] != between[1]['outputs']['__call__'][0])
 
 
 def test_names_are_checked_with_hints():

@@ -117,12 +117,13 @@ def test_layers_of_other_encoders():
 @pytest.mark.parametrize(
   ('encoder', 'expected'),
   [
-    (encoders.LeNet(), {'Conv_0': 1, 'Conv_1': 2, 'Dense_0': 3}),
+    (encoders.LeNet(), {'Conv_0': 0, 'Conv_1': 1, 'Dense_0': 2}),
     (
       encoders.ResNet((1, 1), 4, 2),
-      {'Conv_0': 1, '_Residual_0': 2, '_Residual_1': 3},
+      {'Conv_0': 0, 'GroupNorm_0': 0, '_Residual_0': 1, '_Residual_1': 2},
     ),
-    (encoders.ViT(4, 4, 2, 2, 4), {'Conv_0': 1, 'Block_0': 2, 'Block_1': 3, 'LayerNorm_0': 3}),
+    (encoders.ViT(4, 4, 2, 2, 4), {'Conv_0': 0, 'Block_0': 1, 'Block_1': 2, 'LayerNorm_0': 2}),
+    (encoders.MLP((3, 4)), {'Dense_0': 0, 'Dense_1': 1}),
   ],
 )
 def test_layers_of_images(encoder, expected):
@@ -131,6 +132,11 @@ def test_layers_of_images(encoder, expected):
   layers = transfer.layers_of(shapes)
   for start, layer in expected.items():
     assert {v for p, v in layers.items() if p.startswith(f'shared/{start}/')} == {layer}, start
+  tokens = ('shared/positions', 'shared/class_token')
+  starts = (*(f'shared/{start}/' for start in expected), *tokens)
+  assert all(p.startswith(starts) for p in layers if p.startswith('shared/'))
+  assert {v for p, v in layers.items() if p in tokens} <= {0}
+  assert {v for p, v in layers.items() if p.startswith('tasks/')} == {max(expected.values()) + 1}
 
 
 @pytest.mark.parametrize(

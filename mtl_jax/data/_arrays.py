@@ -9,18 +9,20 @@ import numpy as np
 from mtl_jax import errors
 from mtl_jax.data import _batches, _examples, _labels, specs, text, vocabularies
 
-_FOR_TEXTS = {
-  'tokenizer': '',
-  'vocab_size': 0,
-  'min_count': 1,
-  'lowercase': False,
-  'pieces': '',
-  'pieces_vocab_size': 0,
-  'max_length': 0,
-  'bucket_lengths': (),
-  'word_dropout': 0.0,
-}
-"""Options that say nothing here, and what they are when left alone."""
+FOR_TEXTS = (
+  'tokenizer',
+  'vocab_size',
+  'min_count',
+  'lowercase',
+  'pieces',
+  'pieces_vocab_size',
+  'max_pieces',
+  'max_length',
+  'buckets',
+  'bucket_lengths',
+  'word_dropout',
+)
+"""Options that say nothing here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +31,14 @@ class Split:
 
   Attributes:
     values: uint8 or float32 `[N, ...]`.
+    mean: float32 `[C]` or `[1]`, of the last axis, subtracted in batches.
+    std: the same, divided by.
     targets: task -> labels: arrays with a first axis of N.
   """
 
   values: np.ndarray
+  mean: np.ndarray
+  std: np.ndarray
   targets: _labels.ByTask
   truncated = 0
 
@@ -47,28 +53,16 @@ class Split:
   @property
   def content(self) -> Any:
     """The arrays, for a fingerprint."""
-    return self.values, dict(self.targets)
+    return self.values, self.mean, self.std, dict(self.targets)
 
 
-@dataclasses.dataclass(frozen=True)
-class Assembler:
-  """Makes float32 batches: uint8 divided by 255, then normalized by channel.
-
-  Attributes:
-    mean: float32 `[C]` or `[1]`, subtracted.
-    std: float32 `[C]` or `[1]`, divided by.
-  """
-
-  mean: np.ndarray
-  std: np.ndarray
-
-  def __call__(self, split: Split, rows: np.ndarray, size: int, width: int) -> _batches.Batch:
-    """Returns the examples `rows`, filled up to `size` with zeros."""
-    values = split.values[rows]
-    if values.dtype == np.uint8:
-      values = values / np.float32(255)
-    inputs = _batches.fill((values - self.mean) / self.std, size, 0)
-    return {'inputs': inputs, **_batches.labels(split.targets, rows, size, width)}
+def assemble(split: Split, rows: np.ndarray, size: int, width: int) -> _batches.Batch:
+  """Returns the examples `rows` as normalized float32, filled up to `size` with zeros."""
+  values = split.values[rows]
+  if values.dtype == np.uint8:
+    values = values / np.float32(255)
+  inputs = _batches.fill((values - split.mean) / split.std, size, 0)
+  return {'inputs': inputs, **_batches.labels(split.targets, rows, size, width)}
 
 
 def encode(
@@ -82,33 +76,29 @@ def encode(
 
   Args:
     examples: those of a data set of arrays.
-    options: see `pipeline.DEFAULTS`.
+    options: none is for arrays.
     labels: task -> the names of its classes.
     known: the vocabularies of an earlier run, of which nothing but the labels is needed.
     tokenizer: must be None.
 
   Raises:
-    ConfigError: an option that is for texts.
+    ConfigError: a tokenizer, or a task that labels words.
     DataError: an example is no array, or of another shape or type than the others.
   """
-  del known
-  given = [key for key, value in _FOR_TEXTS.items() if options[key] != value]
-  if given or tokenizer is not None:
-    raise errors.ConfigError(
-      f'{given[0] if given else "tokenizer"}: the inputs are arrays of numbers, not texts'
-    )
+  del options
+  if tokenizer is not None or (known is not None and known.tokenizer is not None):
+    raise errors.ConfigError('a tokenizer is given, and the inputs are arrays of numbers')
   for task, task_spec in examples.tasks.items():
     if task_spec.kind == 'tagging':
       raise errors.ConfigError(f'task {task!r} labels words, and the inputs are arrays of numbers')
   targets, spec = examples.targets(labels), examples.input
-  splits: dict[str, list[Split]] = {}
+  values: dict[str, list[np.ndarray]] = {}
   first: np.ndarray | None = None
   for split, items in examples.by_task.items():
-    splits[split] = []
-    for group, target in zip(examples.groups, targets[split], strict=True):
-      values = _stack(examples.where[split], spec, items[group[0]], first)
-      splits[split].append(Split(values, target))
-      first = values[0] if first is None else first
+    values[split] = []
+    for group in examples.groups:
+      values[split].append(_stack(examples.where[split], spec, items[group[0]], first))
+      first = values[split][0][0]
   assert first is not None
   mean, std = (np.array(x or (y,), np.float32) for x, y in ((spec.mean, 0), (spec.std, 1)))
   if any(len(x) not in (1, first.shape[-1]) for x in (mean, std)):
@@ -116,11 +106,15 @@ def encode(
       f'input {spec.field!r}: mean and std need one number, or one for each of the '
       f'{first.shape[-1]} channels'
     )
-  return _batches.Encoded(splits, Assembler(mean, std), (1,), None, None)
+  splits = {
+    split: [Split(x, mean, std, target) for x, target in zip(parts, targets[split], strict=True)]
+    for split, parts in values.items()
+  }
+  return _batches.Encoded(splits, assemble, (1,), None, None)
 
 
 def _stack(
-  where: str, spec: specs.InputSpec, items: _examples.Items, first: np.ndarray | None
+  where: str, spec: specs.InputSpec, items: _labels.Examples, first: np.ndarray | None
 ) -> np.ndarray:
   """Returns uint8 or float32 `[N, ...]`; all like `first`, an example, where that is given."""
   stacked: np.ndarray | None = None
@@ -134,7 +128,8 @@ def _stack(
     except ValueError:  # rows of different lengths
       value = np.empty((), object)
     if value.dtype != np.uint8 and value.dtype.kind in 'fiu':
-      value = value.astype(np.float32)
+      with np.errstate(over='ignore'):  # infinity is refused below
+        value = value.astype(np.float32)
     if value.dtype not in (np.uint8, np.float32) or not value.ndim or not value.size:
       raise errors.DataError(
         f'{where}, example {index}: field {spec.field!r} should be an array of numbers'

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 from mtl_jax import errors
 from mtl_jax.data import _labels, specs
 
-Items = Sequence[Mapping[str, Any]]
-
 
 class Examples(NamedTuple):
   """Examples and what they are read for.
@@ -24,7 +22,7 @@ class Examples(NamedTuple):
   input: specs.InputSpec
   tasks: Mapping[str, specs.TaskSpec]
   groups: list[list[str]]
-  by_task: dict[str, dict[str, Items]]
+  by_task: dict[str, dict[str, _labels.Examples]]
 
   def targets(self, labels: Mapping[str, Sequence[str]]) -> dict[str, list[_labels.ByTask]]:
     """Returns split -> of each group, task -> targets, by the names of the tasks' classes."""
@@ -42,7 +40,7 @@ class Examples(NamedTuple):
 
 def choose(
   name: str,
-  examples: Mapping[str, Items],
+  examples: Mapping[str, _labels.Examples],
   input_spec: specs.InputSpec,
   task_specs: Mapping[str, specs.TaskSpec],
   options: Mapping[str, Any],
@@ -68,11 +66,11 @@ def choose(
 
 def _choose(
   name: str,
-  examples: Mapping[str, Items],
+  examples: Mapping[str, _labels.Examples],
   task_specs: Mapping[str, specs.TaskSpec],
   options: Mapping[str, Any],
   owner: str,
-) -> dict[str, dict[str, Items]]:
+) -> dict[str, dict[str, _labels.Examples]]:
   examples = dict(examples)
   unlabelled = examples.pop('unlabelled', ())
   if options['unlabelled'] and not len(unlabelled):
@@ -83,7 +81,7 @@ def _choose(
       'every step is of all tasks'
     )
 
-  def split_up(items: Items) -> dict[str, Items]:
+  def split_up(items: _labels.Examples) -> dict[str, _labels.Examples]:
     if not owner:
       return dict.fromkeys(task_specs, items)
     parts: dict[str, list[Mapping[str, Any]]] = {task: [] for task in task_specs}

@@ -153,6 +153,9 @@ def from_examples(
   name = options['name'] or 'given examples'
   process = (process_index, process_count)
   check_batch_size(batch_size, process)
+  for key in _arrays.FOR_TEXTS if input_spec.kind == 'array' else ():
+    if options[key] != DEFAULTS[key]:
+      raise errors.ConfigError(f'{key}: the inputs are arrays of numbers, not texts')
   given = _examples.choose(name, examples, input_spec, task_specs, options, owner)
   for task, items in given.by_task['train'].items():
     if batch_size > len(items):

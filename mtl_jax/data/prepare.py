@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from absl import logging
 
 from mtl_jax import errors
@@ -163,7 +164,7 @@ def _unpublished(name: str, manual_dir: str | Path | None, files: Sequence[str])
 
 
 class Source(Sequence[dict[str, Any]]):
-  """The examples of one split by index: text as `str`, sequences as lists, images as arrays."""
+  """The examples of one split by index: text as `str`, sequences as lists, inputs as arrays."""
 
   def __init__(self, records: Any):
     self._records = records
@@ -325,8 +326,8 @@ def _to_python(value: Any) -> Any:
     return value.decode()
   if isinstance(value, dict):
     return {key: _to_python(item) for key, item in value.items()}
-  if getattr(value, 'ndim', 0) > 1:
-    return value
+  if getattr(value, 'ndim', 0) and value.dtype in (np.uint8, np.float32):
+    return value  # what a model reads; labels are of other types
   if hasattr(value, 'tolist'):
     value = value.tolist()
   if isinstance(value, list | tuple):

@@ -1,6 +1,7 @@
 """What a data set says about itself: its input and its tasks. Knows no models and no files."""
 
 import dataclasses
+import math
 from typing import Literal
 
 Kind = Literal['classification', 'multilabel', 'regression', 'tagging']
@@ -19,6 +20,10 @@ class InputSpec:
       `''`: the data set has single texts only.
     mean: of the channels (the last axis) of an array, or of all of them, subtracted; (): nothing.
     std: the same of the standard deviation, divided by.
+
+  Raises:
+    ValueError: no such kind, a text without a tokenizer or an array with one, or a std that is not
+      above 0.
   """
 
   field: str
@@ -27,6 +32,14 @@ class InputSpec:
   pair: str = ''
   mean: tuple[float, ...] = ()
   std: tuple[float, ...] = ()
+
+  def __post_init__(self):
+    if self.kind not in ('text', 'words', 'array'):
+      raise ValueError(f"kind: need 'text', 'words' or 'array', not {self.kind!r}")
+    if (self.kind == 'array') == bool(self.tokenizer):
+      raise ValueError(f'tokenizer {self.tokenizer!r}: texts need one, and arrays have none')
+    if not all(map(math.isfinite, self.mean)) or not all(0 < x < math.inf for x in self.std):
+      raise ValueError(f'need a finite mean and a std above 0, not {self.mean} and {self.std}')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,8 @@ class LeNet(nn.Module):
     features: filters of the convolutions.
     kernels: their sizes; Pareto MTL has (9, 5) for images of 36 × 36.
     dense: width of the last layer.
-    dropout: rate on whole channels after the second convolution; Kurin et al. have 0.5.
+    dropout: rate on whole channels of an image after the second convolution; Kurin et al. have 0.5
+      on those of a whole batch at once.
     dtype: of the computation; parameters are float32.
 
   Raises:
@@ -56,7 +57,10 @@ class LeNet(nn.Module):
     convolve = _as_product if jax.default_backend() == 'cpu' else None
     for i, (features, kernel) in enumerate(zip(self.features, self.kernels, strict=True)):
       if min(x.shape[1:3]) < kernel + 1:
-        raise ValueError(f'Images {inputs.shape} are too small for LeNet: use 16 × 16 or more.')
+        raise ValueError(
+          f'Images {inputs.shape} are too small for LeNet with kernels {tuple(self.kernels)}: '
+          f'{x.shape[1]} × {x.shape[2]} are left for one of {kernel} × {kernel}.'
+        )
       x = nn.Conv(
         features,
         (kernel, kernel),

@@ -1,5 +1,6 @@
 """From one state a token to one vector an example."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ class Pool(nn.Module):
     how: 'mean', 'max', 'first' (token 0), or 'attention' (softmax of a learned score per token).
 
   Raises:
-    ValueError: an unknown way to pool.
+    ValueError: an unknown way to pool, or states without a mask that tells which are padding.
   """
 
   how: str = 'mean'
@@ -29,6 +30,11 @@ class Pool(nn.Module):
       raise ValueError(f'Unknown pooling {self.how!r}. Valid: {", ".join(POOLINGS)}')
     if features.ndim == 2:
       return features
+    if features.ndim != 3 or not (isinstance(inputs, Mapping) and 'mask' in inputs):
+      raise ValueError(
+        f'A head for whole examples cannot read features {features.shape}: they need to be [B, D], '
+        "or [B, S, D] of inputs with a 'mask' [B, S]."
+      )
     mask = inputs['mask'][..., None]  # [B, S, 1]
     if self.how == 'first':
       return features[:, 0]

@@ -17,7 +17,7 @@ class Tagging(nn.Module):
     num_classes: C.
     sentence: joins a pooled view of the sentence to every token's state ('mean', 'max', 'first' or
       'attention', see `Pool`), or None.
-    hidden: width of a layer with ReLU before it; 0: none.
+    hidden: width of a layer with ReLU before the linear one; 0: none.
     dropout: rate on what the linear layer reads.
     dtype: of the computation; parameters are float32.
   """

@@ -1,6 +1,7 @@
 """Small parts of a task's own inside a common trunk: bottleneck adapters and low-rank updates."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -99,7 +100,7 @@ def lora(
     own parameters.
 
   Raises:
-    ConfigError: a rank below 1, or no layer matches (at `init`).
+    ConfigError: a rank below 1, or (at `init`) no layer matches, or one that is not linear.
 
   References:
     Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, eq. 3.
@@ -119,7 +120,7 @@ def lora(
     low = x.astype(y.dtype) @ own['a'].astype(y.dtype) @ own['b'].astype(y.dtype)
     return y + (alpha / rank) * low.reshape(y.shape)
 
-  encoding = _Inside(encoder, layers, 'lora', init, change)
+  encoding = _Inside(encoder, layers, 'lora', init, change, linear=True)
   return _by_task.ByTaskModel(encoding, tuple(tasks), frozen=TRUNK if freeze else ())
 
 
@@ -136,11 +137,22 @@ class _Inside:
   name: str
   init_one: Callable[[jax.Array, Shape, Shape], dict[str, jax.Array]]
   change: Callable[[dict[str, jax.Array], jax.Array, jax.Array], jax.Array]
+  linear: bool = False  # it must be products with kernels
 
   def init(self, key: jax.Array, inputs: Any, tasks: int) -> tuple[Any, list[Any]]:
     trunk_key, own_key = jax.random.split(key)
     shared = init_module(self.encoder, 'the encoder', trunk_key, inputs)
     found = _layers.find(self.encoder, shared, inputs, self.layers, f'{self.name}.layers')
+
+    for path, (x, y) in found.items() if self.linear else ():
+      kernel = functools.reduce(lambda node, part: node.get(part, {}), path.split('/'), shared)
+      rows, columns = x.shape[:-1], y.shape[x.ndim - 1 :]
+      shape = getattr(kernel.get('kernel'), 'shape', None)
+      if y.shape != (*rows, *columns) or shape != (x.shape[-1], *columns):
+        raise errors.ConfigError(
+          f'{self.name}.layers: {path!r} is not linear, a product of its input with a kernel: '
+          'choose others'
+        )
 
     def one(key):
       keys = jax.random.split(key, len(found))

@@ -13,7 +13,7 @@ from mtl_jax.model import MultiTaskModel
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
-LAYERS = r'(_?Block|Bidirectional|Conv|Dense)_\d+'
+LAYERS = r'(_?Block|_?Residual|Bidirectional|Conv|Dense)_\d+'
 
 
 def cross_stitch(
@@ -32,7 +32,7 @@ def cross_stitch(
     encoder: `(inputs, train=False) -> features`.
     tasks: the tasks with their heads.
     layers: regular expression of the submodules' paths whose outputs are mixed; by default the
-      layers of Transformer, ViT, BiLSTM, CNN, MLP and LeNet.
+      layers of Transformer, ViT, BiLSTM, CNN, MLP, LeNet and ResNet.
     own_weight: αᵢᵢ at the start; the rest of 1 is spread evenly over the other columns.
     by_channel: an α for each channel of a layer, as in the paper, or one for the layer.
 

@@ -44,7 +44,7 @@ def ple(
     task_experts: experts of each task.
     levels: K; 1 is `cgc`.
     layers: regular expression of the submodules' paths that count as layers; by default those of
-      Transformer, ViT, BiLSTM, MLP and LeNet. Of n layers, level k ends with the output of
+      Transformer, ViT, BiLSTM, MLP, LeNet and ResNet. Of n layers, level k ends with the output of
       layer ⌈nk/K⌉.
     common: see `mmoe`.
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mtl_jax import errors
-from mtl_jax.data import pipeline, specs
+from mtl_jax import _workdir, errors
+from mtl_jax.data import pipeline, specs, text
 from mtl_jax.data import vocabularies as vocabularies_lib
 
 TASKS = {
@@ -83,11 +83,10 @@ def test_own_inputs(mixing):
     for split, rows in examples(_vector).items()
   }
   made = data({'mixing': mixing}, VECTOR, items, owner='owner')
-  batch = made.example_batch()
-  assert {task: own['inputs'].shape for task, own in batch.items()} == {
-    'kind': (8, 6),
-    'size': (8, 6),
-  }
+  for number, (task, own) in enumerate(made.example_batch().items()):
+    found = sorted(items['train'][2 * i + number]['image'] for i in range(10))
+    assert own['inputs'].shape == (8, 6)
+    assert all(np.isclose(row, found).all(axis=1).any() for row in own['inputs']), task
   assert len(next(made.train())) == (2 if mixing == 'all' else 1)
 
 
@@ -99,10 +98,26 @@ def test_vocabularies_hold_the_classes_alone(tmp_path):
   assert known == made.vocabularies
   again = data(vocabularies=known)
   np.testing.assert_array_equal(again.example_batch()['inputs'], made.example_batch()['inputs'])
-  text = specs.InputSpec('image', 'text', 'characters')
+  given = specs.InputSpec('image', 'text', 'characters')
   words = {'train': [{'image': 'a', 'kind': 'a', 'size': 0.0}] * 8}
   with pytest.raises(errors.ConfigError, match='are of a data set without texts'):
-    data(given=text, items=words, vocabularies=known)
+    data(given=given, items=words, vocabularies=known)
+
+
+def test_one_number_for_all_channels():
+  one = specs.InputSpec('image', 'array', mean=(0.5,), std=(0.25,))
+  plain = data(given=specs.InputSpec('image', 'array')).example_batch()['inputs']
+  np.testing.assert_allclose(data(given=one).example_batch()['inputs'], (plain - 0.5) / 0.25, 1e-5)
+
+
+def test_what_is_encoded_has_its_own_fingerprint():
+  other = examples()
+  other['validation'][0]['image'] = other['validation'][0]['image'] ^ 1
+  brighter = specs.InputSpec('image', 'array', mean=(0.5, 0.0, 0.26), std=(1.0, 0.5, 2.0))
+  made = [data(), data(), data(items=other), data(given=brighter)]
+  prints = [_workdir.identity(each)['fingerprint'] for each in made]
+  assert prints[0] == prints[1]
+  assert len(set(prints)) == 3
 
 
 @pytest.mark.parametrize(
@@ -138,7 +153,16 @@ def test_numbers_must_be_finite():
 
 
 @pytest.mark.parametrize(
-  'config', [{'tokenizer': 'words'}, {'max_length': 3}, {'word_dropout': 0.1}, {'min_count': 2}]
+  'config',
+  [
+    {'tokenizer': 'words'},
+    {'lowercase': True},
+    {'max_length': 3},
+    {'max_pieces': 3},
+    {'buckets': 1},
+    {'word_dropout': 0.1},
+    {'min_count': 2},
+  ],
 )
 def test_options_for_texts_are_refused(config):
   with pytest.raises(errors.ConfigError, match=f'{next(iter(config))}: the inputs are arrays'):
@@ -150,5 +174,12 @@ def test_what_a_data_set_of_arrays_cannot_say():
   rows = {'train': [{'image': [1.0], 'tags': ['a']}] * 8}
   with pytest.raises(errors.ConfigError, match="task 'tags' labels words"):
     pipeline.from_examples(rows, VECTOR, tagging, {}, 8, 0)
+  with pytest.raises(errors.ConfigError, match='a tokenizer is given'):
+    data(tokenizer=text.train('characters', ['ab'], 0, 1, False, False, False))
+  for options in ({'kind': 'pixels'}, {'tokenizer': 'words'}, {'std': (0.0,)}, {'mean': (np.nan,)}):
+    with pytest.raises(ValueError, match='need'):
+      specs.InputSpec(**{'field': 'image', 'kind': 'array', **options})
+  with pytest.raises(ValueError, match='texts need one'):
+    specs.InputSpec('words', 'text')
   with pytest.raises(errors.ConfigError, match='one for each of the 3 channels'):
     data(given=specs.InputSpec('image', 'array', mean=(0.1, 0.2)))

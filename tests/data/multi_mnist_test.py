@@ -66,9 +66,9 @@ def test_overlay():
 def test_examples(raw, tmp_path):
   prepared = prepare.prepare('multi_mnist', tmp_path / 'data', raw)
   assert prepared.num_examples == {'train': 50, 'validation': 10, 'test': 12}
-  images, labels = digits(60, 60)
   seen = []
-  for split, first in (('train', 0), ('validation', 50)):
+  for split, first in (('train', 0), ('validation', 50), ('test', 0)):
+    images, labels = digits(12, 12) if split == 'test' else digits(60, 60)
     examples = list(prepare.load_source('multi_mnist', split, tmp_path / 'data'))
     own = range(first, first + len(examples))
     for example in examples:
@@ -79,10 +79,10 @@ def test_examples(raw, tmp_path):
       pairs = multi_mnist.overlay(images[a], images[b])
       found = np.flatnonzero((pairs == example['image']).all(axis=(1, 2, 3)))
       assert len(found)
-      seen.append((a[found[0]], b[found[0]]))
-  assert sorted(a for a, _ in seen) == list(range(60))  # every digit is a left one once
-  assert len({b for _, b in seen}) > 30
-  assert len({(images[a].tobytes(), images[b].tobytes()) for a, b in seen}) == 60
+      seen.append((split, a[found[0]], b[found[0]]))
+  lefts = [(split, a) for split, a, _ in seen]
+  assert len(set(lefts)) == len(lefts) == 72  # every digit is a left one once
+  assert len({(split, b) for split, _, b in seen}) > 36
 
 
 def test_the_same_from_gzipped_files(raw, tmp_path):
@@ -151,6 +151,11 @@ def test_the_real_files(tmp_path):
   rights = [example['right'] for _, example in splits['train']]
   shares = [rights.count(digit) / len(rights) for digit in '0123456789']
   np.testing.assert_allclose(shares, 0.1, atol=0.015)
+  pixels = np.stack([example['image'] for _, example in splits['train']]) / 255
+  mean, std = multi_mnist.MultiMnist.INPUT.mean[0], multi_mnist.MultiMnist.INPUT.std[0]
+  assert (mean, std) == (0.1307, 0.3081)  # of single digits, as the paper has it
+  assert pixels.mean() == pytest.approx(mean, abs=0.03)
+  assert pixels.std() == pytest.approx(std, abs=0.03)
   # A partner says nothing about the digit: as often the same as chance has it.
   same = np.mean([a == b for a, b in zip(lefts, rights, strict=True)])
   assert same == pytest.approx(0.1, abs=0.005)

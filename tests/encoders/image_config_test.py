@@ -8,6 +8,7 @@ import pytest
 
 from mtl_jax import _build, _start, describe, errors, train
 from mtl_jax import config as config_lib
+from mtl_jax.data import text
 from tests.data import multi_mnist_test
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*not the published split')
@@ -82,7 +83,7 @@ def test_two_steps(name, sharing, config):
 
 
 def test_the_whole_command(config_file, tmp_path, capsys):
-  """To the results, and again from them: another task, other images of the same shape."""
+  """To the results, and from them to one of the tasks, whose head has a hidden layer now."""
   arguments = ['train', f'--config={config_file}', f'--workdir={tmp_path / "w"}']
   assert train.main(arguments) == 0
   run = tmp_path / 'w' / 'default' / 'seed_0'
@@ -91,8 +92,36 @@ def test_the_whole_command(config_file, tmp_path, capsys):
   assert not (run / 'tokenizer.json').exists()
   assert train.main(arguments) == 0
   assert 'finished' in capsys.readouterr().out
-  more = [f'--config.init_from={tmp_path / "w"}', '--config.train.steps=1']
+  more = [f'--config.init_from={tmp_path / "w"}', '--config.train.steps=1', '--config.only=left']
+  more += ['--config.tasks.left.hidden=5', '--config.train.eval_every=1']
   assert train.main([*arguments[:2], f'--workdir={tmp_path / "v"}', *more]) == 0
+  assert 'fresh: tasks/left; not used: tasks/left, tasks/right' in capsys.readouterr().out
+
+
+def test_columns_of_a_resnet_are_mixed_after_every_block(config):
+  """Not after its first convolution alone."""
+  found = {}
+  for sharing, part in (('cross_stitch', 'stitches'), ('ltb', 'parents'), ('ple', 'gates')):
+    run = resolve(config, **{'encoder.name': 'resnet', 'sharing.name': sharing})
+    data = _start.load_data(run)
+    model = _build.build_model(run, data)
+    found[part] = jax.eval_shape(model.init, jax.random.key(0), data.example_batch())['shared'][
+      part
+    ]
+  assert list(found['stitches']) == ['Conv_0', '_Residual_0', '_Residual_1']
+  assert found['parents'].shape == (2, 4, 4)  # of the second and of the third layer
+  assert len(found['gates']) == 1  # of two levels
+
+
+def test_images_and_texts_do_not_start_from_each_other(config_file, tmp_path, capsys):
+  (tmp_path / 'vocabulary.json').write_text(
+    '{"labels": {"left": ["0"]}, "tokenizer": "tokenizer.json", "pieces": null}'
+  )
+  text.train('characters', ['ab'], 0, 1, False, False, False).save(tmp_path / 'tokenizer.json')
+  (tmp_path / 'checkpoints').mkdir()
+  arguments = ['train', f'--config={config_file}', f'--workdir={tmp_path / "v"}']
+  assert train.main([*arguments, f'--config.init_from={tmp_path}']) == 2
+  assert "was trained on texts, and 'multi_mnist' has arrays" in capsys.readouterr().err
 
 
 def test_describe(config_file, capsys):
@@ -112,6 +141,7 @@ def test_describe(config_file, capsys):
     ),
     ({'encoder.name': 'bert'}, "'bert' reads texts, .* choose one of mlp, lenet, resnet, vit"),
     ({'encoder.embedding.vectors': __file__}, "data set 'multi_mnist' has no words"),
+    ({'encoder.embedding.freeze_vectors': True}, "data set 'multi_mnist' has no words"),
     ({'encoder.lenet.kernels': (5,)}, r'encoder.lenet: features \(2, 3\) and kernels \(5,\): need'),
     ({'encoder.lenet.kernels': (5, 0)}, 'encoder.lenet: kernels: need one or more integers from 1'),
     (
@@ -133,8 +163,13 @@ def test_what_does_not_fit(changes, message, config):
   ('flags', 'message'),
   [
     (['encoder.name=vit', 'encoder.vit.patch=5'], 'Patches of 5 × 5 do not fit images'),
-    (['encoder.lenet.kernels=(27,5)'], 'are too small for LeNet'),
+    (
+      ['encoder.lenet.kernels=(27,5)'],
+      'too small for LeNet with kernels (27, 5): 1 × 1 are left for one of 5 × 5',
+    ),
     (['dataset.tokenizer=words'], 'tokenizer: the inputs are arrays of numbers, not texts'),
+    (['sharing.name=lora', 'sharing.lora.layers=Conv_1'], "lora.layers: 'Conv_1' is not linear"),
+    (['encoder.name=flax.linen:LayerNorm'], 'cannot read features (16, 28, 28, 1)'),
   ],
 )
 @pytest.mark.parametrize('command', [train, describe])

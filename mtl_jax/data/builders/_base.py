@@ -131,4 +131,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def _sources(paths: Mapping[str, Path]) -> dict[str, str]:
-  return {name: _raw.sha256(path) for name, path in sorted(paths.items())}
+  # A raw file that is gzipped by name counts as it is, any other by what it holds.
+  return {
+    name: _raw.sha256(path, unpack=not name.endswith('.gz')) for name, path in sorted(paths.items())
+  }

@@ -12,16 +12,17 @@ import numpy as np
 from mtl_jax import errors
 
 
-def sha256(path: Path) -> str:
-  """Returns the SHA-256 of a file, in hexadecimal digits; of a gzipped one, what it unpacks to.
+def sha256(path: Path, unpack: bool = True) -> str:
+  """Returns the SHA-256 of a file, in hexadecimal digits.
 
   Args:
     path: the file, gzipped if its name ends in .gz, or if it is only there with that ending.
+    unpack: of what a gzipped file unpacks to; False: of the file as it is.
 
   Raises:
     DataError: the file is missing or cannot be read.
   """
-  return hashlib.sha256(_content(path)).hexdigest()
+  return hashlib.sha256(_content(path, unpack)).hexdigest()
 
 
 def read_lines(path: Path, encoding: str = 'utf-8-sig', replace: bool = False) -> list[str]:
@@ -81,10 +82,10 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
   return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, unpack: bool = True) -> bytes:
   packed = path if path.suffix == '.gz' else path.with_name(f'{path.name}.gz')
   try:
-    if packed.exists() and (packed == path or not path.exists()):
+    if unpack and packed.exists() and (packed == path or not path.exists()):
       return _unpacked(packed, packed.read_bytes())
     return path.read_bytes()
   except FileNotFoundError as error:
