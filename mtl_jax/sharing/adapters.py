@@ -128,6 +128,13 @@ def _linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
   return x @ kernel.astype(x.dtype) + bias.astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1)
 
 
+def _is_linear(kernel: Any, x: Any, y: Any) -> bool:
+  if any(not hasattr(item, 'shape') for item in (kernel, x, y)):
+    return False
+  rows, outputs = y.shape[: x.ndim - 1], y.shape[x.ndim - 1 :]
+  return rows == x.shape[:-1] and kernel.shape == (x.shape[-1], *outputs)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Inside:
   """A trunk in which `change(own, input, output)` takes the place of some submodules' outputs."""
@@ -137,18 +144,16 @@ class _Inside:
   name: str
   init_one: Callable[[jax.Array, Shape, Shape], dict[str, jax.Array]]
   change: Callable[[dict[str, jax.Array], jax.Array, jax.Array], jax.Array]
-  linear: bool = False  # it must be products with kernels
+  linear: bool = False  # these must be products with kernels
 
   def init(self, key: jax.Array, inputs: Any, tasks: int) -> tuple[Any, list[Any]]:
     trunk_key, own_key = jax.random.split(key)
     shared = init_module(self.encoder, 'the encoder', trunk_key, inputs)
     found = _layers.find(self.encoder, shared, inputs, self.layers, f'{self.name}.layers')
 
-    for path, (x, y) in found.items() if self.linear else ():
-      kernel = functools.reduce(lambda node, part: node.get(part, {}), path.split('/'), shared)
-      rows, columns = x.shape[:-1], y.shape[x.ndim - 1 :]
-      shape = getattr(kernel.get('kernel'), 'shape', None)
-      if y.shape != (*rows, *columns) or shape != (x.shape[-1], *columns):
+    for path, shapes in found.items() if self.linear else ():
+      own = functools.reduce(lambda node, part: node.get(part, {}), path.split('/'), shared)
+      if not _is_linear(own.get('kernel'), *shapes):
         raise errors.ConfigError(
           f'{self.name}.layers: {path!r} is not linear, a product of its input with a kernel: '
           'choose others'
