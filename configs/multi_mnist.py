@@ -1,7 +1,9 @@
-"""Multi-MNIST: two overlaid digits, by LeNet, after the protocol of Kurin et al. 2022.
+"""Multi-MNIST: two overlaid digits, by LeNet, a small ResNet and a small ViT, shared in some ways.
 
-python -m mtl_jax.data.prepare multi_mnist --download
-python -m mtl_jax.train --config=configs/multi_mnist.py --workdir=runs/multi_mnist
+  python -m mtl_jax.data.prepare multi_mnist --download
+  python -m mtl_jax.train --config=configs/multi_mnist.py --workdir=runs/multi_mnist
+
+Three epochs each; a minute for LeNet, up to five for MTAN, on two cores.
 """
 
 from mtl_jax import config as config_lib
@@ -10,34 +12,26 @@ from mtl_jax import config as config_lib
 def get_config():
   config = config_lib.default()
   config.name = 'multi_mnist'
-  config.seeds = (0, 1, 2)
+  resnet = {'encoder.name': 'resnet'}
   config.variants = config_lib.dotted(
     {
-      'hard': {},
-      'separate': {'sharing.name': 'separate'},
-      'cross_stitch': {'sharing.name': 'cross_stitch'},
-      'mmoe': {'sharing.name': 'mmoe'},
+      'lenet': {},
+      'lenet_separate': {'sharing.name': 'separate'},
+      'lenet_cross_stitch': {'sharing.name': 'cross_stitch'},
+      'lenet_mmoe': {'sharing.name': 'mmoe'},
+      'resnet': resnet,
+      'resnet_mtan': {**resnet, 'sharing.name': 'mtan'},
+      'vit': {'encoder.name': 'vit'},
     }
   )
-  config.tasks = config_lib.tasks(
-    {side: {'hidden': 50, 'dropout': 0.5} for side in ('left', 'right')}
-  )
+  config.tasks = config_lib.tasks({'left': {'hidden': 50}, 'right': {'hidden': 50}})
   config.dataset.name = 'multi_mnist'
   config.encoder.name = 'lenet'
-  config.encoder.lenet.dropout = 0.5
+  config.encoder.resnet.update(blocks=(1, 1, 1), features=8)
+  config.encoder.vit.update(features=64, layers=3, mlp_features=128)
   config.sharing.mmoe.experts = 2
-  config.optimizer.name = 'adam'
-  config.optimizer.learning_rate = 1e-2
-  config.optimizer.clip_norm = 0.0
-  config.optimizer.schedule.name = 'exponential'
-  config.optimizer.schedule.exponential.update(rate=0.95, every=195)  # steps, an epoch
-  config.train.batch_size = 256
-  config.train.epochs = 100.0
-  config.train.log_every = 195
-  config.paper = config_lib.dotted(
-    {
-      'source': 'Kurin et al., In Defense of the Unitary Scalarization, NeurIPS 2022, Fig. 7(c)',
-      'rows': {'unitary scalarization': {'mean': 94.76}},
-    }
-  )
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.schedule.warmup_steps = 100
+  config.train.batch_size = 128
+  config.train.epochs = 3.0
   return config
