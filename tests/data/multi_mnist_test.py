@@ -11,6 +11,7 @@ import pytest
 from mtl_jax import errors
 from mtl_jax.data import prepare
 from mtl_jax.data.builders import multi_mnist
+from tests.data import served
 
 # The files here are not the published ones.
 pytestmark = pytest.mark.filterwarnings('ignore:.*not the published split')
@@ -85,13 +86,18 @@ def test_examples(raw, tmp_path):
   assert len({(split, b) for split, _, b in seen}) > 36
 
 
-def test_the_same_from_gzipped_files(raw, tmp_path):
+def test_the_same_from_gzipped_files_and_from_the_network(raw, tmp_path, monkeypatch):
   prepare.prepare('multi_mnist', tmp_path / 'data', raw)
   for path in list(raw.iterdir()):
     path.with_name(f'{path.name}.gz').write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
   again = prepare.prepare('multi_mnist', tmp_path / 'data', raw)  # no complaint of other files
   assert not again.new
+  with served.home(raw, multi_mnist, multi_mnist.MultiMnist, monkeypatch):
+    assert prepare.prepare('multi_mnist', tmp_path / 'fetched', download=True).new
+  assert not prepare.prepare('multi_mnist', tmp_path / 'fetched', raw).new
+  both = [prepare.load_source('multi_mnist', 'test', tmp_path / d) for d in ('data', 'fetched')]
+  assert sorted(map(str, both[0])) == sorted(map(str, both[1]))
 
 
 IMAGES, LABELS = 'train-images-idx3-ubyte', 'train-labels-idx1-ubyte'

@@ -1,19 +1,15 @@
 """Parallel files become examples, from a folder or from the network; damaged ones are named."""
 
-import functools
 import hashlib
-import http.server
-import threading
 import warnings
 from pathlib import Path
 
 import pytest
-from tensorflow_datasets import core as tfds
-from tensorflow_datasets.core.download import checksums
 
 from mtl_jax import errors
 from mtl_jax.data import prepare
 from mtl_jax.data.builders import snips
+from tests.data import served
 
 # The files here are not the published ones; one test looks at the warning.
 pytestmark = pytest.mark.filterwarnings('ignore:.*not the published split')
@@ -140,32 +136,11 @@ def test_no_download_unless_asked_for(tmp_path):
     prepare.prepare('snips', tmp_path)
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-  def log_message(self, *_):
-    pass
-
-
 @pytest.fixture
 def home(raw, monkeypatch):
-  """Serves the small files in place of the public home, with their checksums."""
-  monkeypatch.setenv('NO_PROXY', '*')
-  handler = functools.partial(_Quiet, directory=str(raw))
-  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f'http://127.0.0.1:{server.server_port}'
-    monkeypatch.setattr(snips, '_HOME', address)
-    files = {
-      f'{address}/{path.relative_to(raw)}': checksums.UrlInfo(
-        size=tfds.utils.Size(path.stat().st_size),
-        checksum=hashlib.sha256(path.read_bytes()).hexdigest(),
-        filename=None,
-      )
-      for path in raw.rglob('*')
-      if path.is_file()
-    }
-    monkeypatch.setattr(snips.Snips, 'FILES', files)
+  """Serves the small files in place of the public home."""
+  with served.home(raw, snips, snips.Snips, monkeypatch):
     yield
-    server.shutdown()
 
 
 @pytest.mark.usefixtures('home')
