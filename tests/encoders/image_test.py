@@ -118,7 +118,7 @@ def test_the_default_resnet_is_resnet_18():
     (encoders.LeNet(), np.zeros((2, 28, 28)), r'\[B, H, W, C\].*add the channels'),
     (encoders.ResNet(), np.zeros((2, 8)), r'\[B, H, W, C\], not the shape \(2, 8\)'),
     (encoders.ViT(), np.zeros((2, 8, 8, 1), np.int32), 'float or uint8'),
-    (encoders.LeNet(), np.zeros((2, 12, 12, 1)), 'too small for LeNet: use 16'),
+    (encoders.LeNet(), np.zeros((2, 12, 12, 1)), 'too small for LeNet with kernels'),
     (encoders.ViT(patch=4), np.zeros((2, 8, 10, 1)), 'Patches of 4 × 4 do not fit'),
   ],
 )
