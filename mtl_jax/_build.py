@@ -32,7 +32,6 @@ from mtl_jax.tasks import Task
 
 Run = Mapping[str, Any]
 _LOG = logging.getLogger(__name__)
-_OFFERED = ('dtype', 'embedding', 'max_length')  # the last two where the inputs are texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,8 +240,8 @@ def check_encoder(run: Run) -> None:
   if embedding['freeze_vectors'] and not vectors:
     raise errors.ConfigError('encoder.embedding.freeze_vectors: set encoder.embedding.vectors too')
   if encoders.custom.is_dotted(name):
-    offered = dict.fromkeys(_OFFERED[:1] if arrays else _OFFERED)
-    encoders.custom.check(name, options['custom'], offered)
+    offered = ('dtype',) if arrays else ('dtype', 'embedding', 'max_length')  # see `_offered`
+    encoders.custom.check(name, options['custom'], dict.fromkeys(offered))
     try:
       json.dumps(options['custom'])
     except TypeError as e:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mtl_jax import _build, describe, encoders, errors, train
 from mtl_jax import config as config_lib
+from mtl_jax import describe, encoders, errors, train
 from mtl_jax.data import pipeline
 from tests import train_test
+from tests.encoders import modules
 
 config_file, config = train_test.config_file, train_test.config  # the tiny lexicon
 OWN = """
@@ -88,16 +89,6 @@ def _resolve(config, **changes):
 _SMALL = {'balance.name': 'sum_tasks', 'only': ('pos', 'inflection')}
 
 
-def _two_steps(run, data):
-  program = _build.program(run, data, 2)
-  state = program.init(0)
-  before = jax.tree.map(np.asarray, state.params)
-  for _ in range(2):
-    state, metrics = program.step(state, data.example_batch())
-    assert np.isfinite(metrics['loss']).all()
-  return before, jax.tree.map(np.asarray, state.params)
-
-
 @pytest.mark.parametrize(
   'changes',
   [
@@ -113,7 +104,7 @@ def _two_steps(run, data):
 )
 def test_two_steps(changes, config, data):
   run = _resolve(config, **changes, **_SMALL)
-  before, after = _two_steps(run, data)
+  before, after = modules.two_steps(run, data)
   same = jax.tree.map(lambda a, b: not np.any(a != b), before, after)
   assert not any(jax.tree.leaves(same))
 
@@ -156,7 +147,7 @@ def test_vectors_from_a_config(config, data, tmp_path, caplog):
   run = _resolve(config, **changes, **{'encoder.embedding.freeze_vectors': True})
   assert '"vectors": "v.txt"' in config_lib.to_json(run)
   with caplog.at_level('INFO', 'mtl_jax'):
-    before, after = _two_steps(run, data)
+    before, after = modules.two_steps(run, data)
   assert f'vectors for {len(known)} of {data.vocab_size} tokens' in caplog.text
   name = encoders.FROZEN
   tables = [params['shared']['embedding'][name]['embedding'] for params in (before, after)]

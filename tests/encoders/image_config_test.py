@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_jax import _build, _start, describe, errors, train
+from mtl_jax import _build, _command_line, _start, describe, errors, train
 from mtl_jax import config as config_lib
 from mtl_jax.data import text
 from tests.data import multi_mnist_test
+from tests.encoders import modules
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*not the published split')
 
@@ -43,9 +44,7 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def config(config_file):
-  scope: dict = {}
-  exec(config_file.read_text(), scope)
-  return scope['get_config']()
+  return _command_line.load(str(config_file))
 
 
 def resolve(config, **changes):
@@ -68,15 +67,7 @@ def resolve(config, **changes):
 )
 def test_two_steps(name, sharing, config):
   run = resolve(config, **{'encoder.name': name, 'sharing.name': sharing})
-  data = _start.load_data(run)
-  program = _build.program(run, data, 2)
-  state = program.init(0)
-  before = jax.tree.map(np.asarray, state.params)
-  for _ in range(2):
-    state, metrics = program.step(state, data.example_batch())
-    assert np.isfinite(metrics['loss']).all()
-  assert program.compilations() == 1
-  after = jax.tree.map(np.asarray, state.params)
+  before, after = modules.two_steps(run, _start.load_data(run))
   changed = jax.tree.map(lambda a, b: np.any(a != b), before, after)
   assert all(jax.tree.leaves(changed['tasks']))
   assert any(jax.tree.leaves(changed['shared']))
@@ -105,9 +96,8 @@ def test_columns_of_a_resnet_are_mixed_after_every_block(config):
     run = resolve(config, **{'encoder.name': 'resnet', 'sharing.name': sharing})
     data = _start.load_data(run)
     model = _build.build_model(run, data)
-    found[part] = jax.eval_shape(model.init, jax.random.key(0), data.example_batch())['shared'][
-      part
-    ]
+    params = jax.eval_shape(model.init, jax.random.key(0), data.example_batch())
+    found[part] = params['shared'][part]
   assert list(found['stitches']) == ['Conv_0', '_Residual_0', '_Residual_1']
   assert found['parents'].shape == (2, 4, 4)  # of the second and of the third layer
   assert len(found['gates']) == 1  # of two levels

@@ -1,8 +1,10 @@
-"""What the tests of text and image encoders share: random parameters, and every mode of a call."""
+"""What the tests of encoders share: random parameters, every mode of a call, steps of a run."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mtl_jax import _build
 
 
 def params(module, inputs, seed=0):
@@ -14,6 +16,18 @@ def params(module, inputs, seed=0):
 
 def exact(tree):
   return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+def two_steps(run, data):
+  """The parameters before and after two steps of a run, compiled once."""
+  program = _build.program(run, data, 2)
+  state = program.init(0)
+  before = jax.tree.map(np.asarray, state.params)
+  for _ in range(2):
+    state, metrics = program.step(state, data.example_batch())
+    assert np.isfinite(metrics['loss']).all()
+  assert program.compilations() == 1
+  return before, jax.tree.map(np.asarray, state.params)
 
 
 def check_modes(make, inputs):
