@@ -1,12 +1,14 @@
-"""A training step of every way to share, 16 tasks, beside a product of the same operations.
+"""A training step of every way to share, 16 tasks, beside products of the same operations.
 
 python -m benchmarks.sharing [--only mmoe ltb ...] [--tasks 16] [--examples 256] [--width 1024]
 
 The encoder is an MLP 256-W-W on examples that every task labels, so that matrix products are what a
 step consists of; plain sum, SGD. `operations` are those of the step's products, forward and
-backward, counted on its jaxpr. The product is one batched product [T, B, W] × [T, W, W], timed in
-turns with the steps and scaled to their operations: what stacked columns would cost if a step were
-nothing but loop-free products. PALs need tokens and are not here.
+backward, counted on its jaxpr. The products are the three of a layer in training (x·W, g·Wᵀ, xᵀ·g),
+timed in turns with the steps and scaled to their operations: what a step would cost if it were
+nothing but loop-free products. x is [T, B, W] and W [T, W, W] where columns or experts are stacked,
+[T·B, W] and [W, W] where tasks have a common trunk. The ratio is the median of those of each turn.
+PALs need tokens and are not here.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from mtl_jax import Task, _flops, encoders, heads, optim, sharing
 
 INPUTS = 256
 BOUND = 1.3
+COMMON_TRUNK = ('hard', 'hierarchical', 'mtan', 'adapters', 'lora', 'hyper_adapters')
 LAYERS = {'layers': r'Dense_\d'}
 OPTIONS = dict.fromkeys(('adapters', 'lora', 'hyper_adapters', 'mtan', 'hierarchical'), LAYERS)
 OPTIONS |= {'mmoe': {'experts': 16}, 'dselect_k': {'experts': 16}, 'ltb': {'children': 16}}
@@ -42,13 +45,14 @@ def main() -> None:
   print(machine.describe(), end='\n\n')
   print(
     f'| {tasks} tasks, {examples} examples, width {width} | operations | ms a step '
-    f'| ms of a product | ratio (bound {BOUND}) |'
+    f'| ms of products | ratio (bound {BOUND}) |'
   )
   print('| --- | --: | --: | --: | --: |')
-  left = jnp.asarray(rng.normal(size=(tasks, examples, width)), jnp.float32)
-  right = jnp.asarray(rng.normal(size=(tasks, width, width)), jnp.float32)
-  product = jax.jit(jnp.matmul)
-  product_operations = 2 * tasks * examples * width * width
+  x, g = jnp.asarray(rng.normal(size=(2, tasks, examples, width)), jnp.float32)
+  w = jnp.asarray(rng.normal(size=(tasks, width, width)), jnp.float32)
+  stacked, trunk = (x, w, g), (x.reshape(-1, width), w[0], g.reshape(-1, width))
+  products = jax.jit(lambda x, w, g: (x @ w, g @ w.mT, x.mT @ g))
+  products_operations = 3 * 2 * tasks * examples * width * width
   batch = {
     'inputs': jnp.asarray(rng.normal(size=(examples, INPUTS)), jnp.float32),
     'targets': {
@@ -64,19 +68,21 @@ def main() -> None:
     operations = _flops.count(plain, state, batch)
     step = jax.jit(plain, donate_argnums=0)
     state, _ = step(state, batch)
+    layer = trunk if name in COMMON_TRUNK else stacked
+    jax.block_until_ready(products(*layer))
     times = []
     for _ in range(arguments.rounds):
       start = time.perf_counter()
       state, metrics = jax.block_until_ready(step(state, batch))
       middle = time.perf_counter()
-      jax.block_until_ready(product(left, right))
+      jax.block_until_ready(products(*layer))
       times.append((middle - start, time.perf_counter() - middle))
     assert np.isfinite(metrics['loss']).all(), name
-    taken, reference = np.median(np.array(times[1:]), axis=0) * 1e3
-    reference *= operations / product_operations
+    taken, reference = 1e3 * np.array(times[1:]).T
+    reference *= operations / products_operations
     print(
-      f'| {name} | {operations / 1e9:.1f} G | {taken:.0f} | {reference:.0f} '
-      f'| {taken / reference:.2f} |',
+      f'| {name} | {operations / 1e9:.1f} G | {np.median(taken):.0f} | {np.median(reference):.0f} '
+      f'| {np.median(taken / reference):.2f} |',
       flush=True,
     )
 

@@ -1,13 +1,12 @@
 """LeNet, as multi-task papers have it for Multi-MNIST."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax.encoders import _checks, _images
+from mtl_jax.encoders import _checks, _images, _products
 
 
 class LeNet(nn.Module):
@@ -54,7 +53,7 @@ class LeNet(nn.Module):
     """
     x = _images.prepare(inputs, self.dtype)
     # Of a CPU's convolutions, those of few channels have slow gradients, the more so under vmap.
-    convolve = _as_product if jax.default_backend() == 'cpu' else None
+    convolve = _products.convolve if jax.default_backend() == 'cpu' else None
     for i, (features, kernel) in enumerate(zip(self.features, self.kernels, strict=True)):
       if min(x.shape[1:3]) < kernel + 1:
         raise ValueError(
@@ -73,16 +72,6 @@ class LeNet(nn.Module):
       x = nn.relu(_halve(x))  # [B, H', W', features]
     x = x.reshape(x.shape[0], -1)
     return nn.relu(nn.Dense(self.dense, dtype=self.dtype)(x))
-
-
-def _as_product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-  """The convolution `[B, H, W, C]` with `[h, w, C, F]`, no padding, as a product with windows."""
-  height, width, channels, features = kernel.shape
-  rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
-  windows = jnp.concatenate(
-    [x[:, i : i + rows, j : j + columns] for i in range(height) for j in range(width)], axis=-1
-  )  # [B, H', W', h * w * C]
-  return windows @ kernel.reshape(height * width * channels, features)
 
 
 def _halve(x: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
 LAYERS = r'(_?Block|_?Residual|Bidirectional|Conv|Dense)_\d+'
+_BLOCK = 16  # channels of one line of a cache
 
 
 def cross_stitch(
@@ -88,10 +89,27 @@ class _CrossStitch:
         everyone = jax.lax.all_gather(y, 'columns')  # [T, B, ..., C]
         alpha = stitches[path.replace('/', '.')].astype(y.dtype)  # [T, C] or [T, 1]
         if self.by_channel:
-          return jnp.einsum('tc,t...c->...c', alpha, everyone, precision='highest')
-        return jnp.tensordot(alpha[:, 0], everyone, 1, precision='highest')
+          return _stitched(alpha, everyone)
+        return _layers.weighed(alpha[:, 0], everyone)
 
-      return _layers.run(self.encoder, params, inputs, key, self.layers, mix)
+      return _layers.run(self.encoder, params, inputs, key, self.layers, mix, stacked=True)
 
     features = jax.vmap(column, axis_name='columns')(params['columns'], params['stitches'], keys)
     return tuple(halves.rows_of(features))
+
+
+def _stitched(alpha: jax.Array, everyone: jax.Array) -> jax.Array:
+  """Σⱼ αⱼ · column j, by channel: `[T, C]` and `[T, B, ..., C]` -> `[B, ..., C]`."""
+
+  def mix(args):
+    return jnp.einsum('tc,t...c->...c', *args, precision='highest')
+
+  if jax.default_backend() != 'cpu' or everyone.shape[-1] % _BLOCK:
+    return mix((alpha, everyone))
+
+  # These products want the channels in front. A CPU lays them out block by block, in its caches.
+  def blocks(x):  # [..., C] -> [C / 16, ..., 16]
+    return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, _BLOCK), -2, 0)
+
+  mixed = jax.lax.map(mix, (blocks(alpha), blocks(everyone)))
+  return jnp.moveaxis(mixed, 0, -2).reshape(everyone.shape[1:])

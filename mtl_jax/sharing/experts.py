@@ -142,7 +142,7 @@ class Experts:
         seen.append(y)
         return y
 
-      features = _layers.run(self.encoder, params, inputs, key, 'embedding', note)
+      features = _layers.run(self.encoder, params, inputs, key, 'embedding', note, stacked=True)
       return features, seen[:1]
 
     keys = None if key is None else jax.random.split(key, self.count)

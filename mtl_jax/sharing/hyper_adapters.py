@@ -15,6 +15,7 @@ from mtl_jax.sharing.adapters import SUBLAYERS
 from mtl_jax.tasks import Task
 
 _START = 0.1  # deviation of the generated weights at the start
+_EPSILON = 1e-5  # added to variances
 
 
 def hyper_adapters(
@@ -116,14 +117,12 @@ class _Hyper:
       layer, place = _split(path)
       known = (own['embedding'], shared['layers'][layer], shared['places'][place])
       v = nn.relu(jnp.concatenate(known) @ hyper['input']) @ hyper['output']
-      made = {
-        name: jnp.tensordot(v, hyper[name], 1).astype(y.dtype)
-        for name in ('down', 'up', 'scale', 'shift')
-      }
-      change = nn.gelu(y @ made['down']) @ made['up']
-      change = nn.standardize(change.astype(jnp.float32)).astype(y.dtype)
-      last = (*(1,) * (y.ndim - 1), -1)
-      return y + change * made['scale'].reshape(last) + made['shift'].reshape(last)
+      made = {name: jnp.tensordot(v, hyper[name], 1) for name in ('down', 'up', 'scale', 'shift')}
+      inside = nn.gelu(y @ made['down'].astype(y.dtype))
+      up = made['up'] - made['up'].mean(axis=-1, keepdims=True)  # then the mean of inside·U is 0
+      inside = _standardized(inside, up).astype(y.dtype)
+      change = inside @ (up * made['scale'][None]).astype(y.dtype)
+      return y + change + made['shift'].astype(y.dtype).reshape(*(1,) * (y.ndim - 1), -1)
 
     return _layers.run(self.encoder, shared['encoder'], inputs, key, self.layers, hook)
 
@@ -132,3 +131,14 @@ def _split(path: str) -> tuple[str, str]:
   """The layer, and the place in it: '_Block_0/Dense_1' -> '_Block_0', 'Dense_1'."""
   layer, _, place = path.partition('/')
   return layer, place.replace('/', '.') or 'output'
+
+
+def _standardized(x: jax.Array, up: jax.Array) -> jax.Array:
+  """x `[..., m]` divided by the deviation of x·U over its D features, whose mean is 0; float32.
+
+  The variance is xCxᵀ, C = UUᵀ / D: no pass over `[..., D]`.
+  """
+  x = x.astype(jnp.float32)
+  covariance = jnp.matmul(up, up.T, precision='highest') / up.shape[-1]  # [m, m]
+  variance = jnp.sum(jnp.matmul(x, covariance, precision='highest') * x, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(variance, 0.0) + _EPSILON)

@@ -246,9 +246,11 @@ class Tree:
         everyone = jax.lax.all_gather(y, 'columns')  # [C, B, ..., D]
         if not chosen[place].ndim:
           return everyone[chosen[place]]
-        return jnp.tensordot(chosen[place].astype(y.dtype), everyone, 1, precision='highest')
+        return _layers.weighed(chosen[place].astype(y.dtype), everyone)
 
-      return _layers.run(self.columns.encoder, params, inputs, key, self.layers, read_parent)
+      return _layers.run(
+        self.columns.encoder, params, inputs, key, self.layers, read_parent, stacked=True
+      )
 
     axes = self.columns.in_axes(params['columns']), 1 if len(chosen) else None, 0
     args = params['columns'], chosen, keys

@@ -145,7 +145,7 @@ class _Levels(experts.Experts):
         read.append(jax.vmap(lambda states: _mean(states, inputs))(mixtures))
         return mixtures[group]
 
-      features = _layers.run(self.encoder, params, inputs, key, '.*', hook)
+      features = _layers.run(self.encoder, params, inputs, key, '.*', hook, stacked=True)
       if not read:
         begin(None)
       return features, read[-1]

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from mtl_jax import halves
 from mtl_jax.model import apply_module
-from mtl_jax.sharing import _by_task
+from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
 
@@ -36,4 +36,5 @@ class _Separate:
 
   def apply(self, shared, own, index, inputs, key):
     del shared, index
-    return apply_module(self.encoder, own, key, inputs)
+    with _layers.stacked_kernels():
+      return apply_module(self.encoder, own, key, inputs)

@@ -123,7 +123,8 @@ class _Encoders:
     s = states = apply_module(self.encoder, shared['encoder'], keys[0], inputs)
     if self.private:
       mine = {**_flat(shared['encoder']), **_flat(own)}
-      p = apply_module(self.encoder, traverse_util.unflatten_dict(mine), keys[1], inputs)
+      with _layers.stacked_kernels():
+        p = apply_module(self.encoder, traverse_util.unflatten_dict(mine), keys[1], inputs)
       states = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-1), s, p)
     features = {'states': states}
     if self.adversarial or self.orthogonal:

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from mtl_jax import errors, halves, sharding
 from mtl_jax.model import apply_module
-from mtl_jax.sharing import _by_task
+from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
 
@@ -82,7 +82,8 @@ class _Soft:
 
   def apply(self, shared, own, index, inputs, key):
     del own
-    return apply_module(self.encoder, halves.take_row(shared['columns'], index), key, inputs)
+    with _layers.stacked_kernels():
+      return apply_module(self.encoder, halves.take_row(shared['columns'], index), key, inputs)
 
 
 def _rule(text: str) -> tuple[re.Pattern[str], float]:

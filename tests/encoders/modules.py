@@ -72,3 +72,18 @@ def check_modes(make, inputs):
     assert np.isfinite(leaf).all(), path
     assert np.any(leaf), path
   return got
+
+
+def assert_same_by_products(loss, params, monkeypatch):
+  """A CPU makes products of the convolutions in `loss`, another device none; values, gradients."""
+
+  def measured():
+    traced_anew = lambda params: loss(params)  # noqa: E731
+    return str(jax.make_jaxpr(traced_anew)(params)), jax.value_and_grad(traced_anew)(params)
+
+  products = measured()
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  convolutions = measured()
+  assert ['conv_general_dilated' in found[0] for found in (products, convolutions)] == [0, 1]
+  for a, b in zip(jax.tree.leaves(products[1]), jax.tree.leaves(convolutions[1]), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)

@@ -16,9 +16,9 @@ from tests.sharing import contract_test
 SIZES = (16, 16)
 
 
-def forward(name, **options):
+def forward(name, sizes=SIZES, **options):
   """Features of the MLP by task, our parameters as float64, and the inputs."""
-  model = sharing.get(name)(encoders.MLP(SIZES), models.tasks(text=False), **options)
+  model = sharing.get(name)(encoders.MLP(sizes), models.tasks(text=False), **options)
   batch = models.shared_batch('mlp')
   params = contract_test.drawn(model, batch)
   outputs = jax.jit(model.outputs)(params, batch)
@@ -60,11 +60,13 @@ def test_soft_reads_its_column():
 
 @pytest.mark.parametrize('by_channel', [True, False])
 def test_cross_stitch_mixes_after_every_layer(by_channel):
-  actual, params, x = forward('cross_stitch', by_channel=by_channel)
+  """The first layer has two blocks of channels, the second a number that blocks do not divide."""
+  sizes = (32, 20)
+  actual, params, x = forward('cross_stitch', sizes, by_channel=by_channel)
   columns = [x, x, x]
-  for layer in ('Dense_0', 'Dense_1'):
+  for layer, channels in zip(('Dense_0', 'Dense_1'), sizes, strict=True):
     weights, alpha = params['shared']['columns'][layer], params['shared']['stitches'][layer]
-    assert alpha.shape == (3, 3, 16 if by_channel else 1)
+    assert alpha.shape == (3, 3, channels if by_channel else 1)
     linear = [dense(c, {k: v[i] for k, v in weights.items()}) for i, c in enumerate(columns)]
     columns = [relu(sum(alpha[i, j] * linear[j] for j in range(3))) for i in range(3)]
   head = params['tasks']['score']['head']
