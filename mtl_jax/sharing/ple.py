@@ -164,8 +164,12 @@ class _Levels(experts.Experts):
     to_all, weights = to_all.astype(everyone.dtype), weights.astype(everyone.dtype)
     common, own = everyone[: self.shared], everyone[self.shared :]
     own = own.reshape(self.tasks, self.own, *own.shape[1:])
-    mixtures = jnp.einsum('tbs,sb...->tb...', weights[..., : self.shared], common)
-    mixtures += jnp.einsum('tbn,tnb...->tb...', weights[..., self.shared :], own)
+    # Products by example keep the states' own layout with the examples in front.
+    mixtures = jnp.einsum('tbs,sb...->bt...', weights[..., : self.shared], common)
+    mixtures = jnp.moveaxis(mixtures, 1, 0)
+    for n in range(self.own):
+      weight = weights[..., self.shared + n]
+      mixtures += weight.reshape(*weight.shape, *(1,) * (everyone.ndim - 2)) * own[:, n]
     return jnp.concatenate([jnp.einsum('be,eb...->b...', to_all, everyone)[None], mixtures])
 
   def _ends(self, made: Any, inputs: Any) -> dict[str, Any]:
