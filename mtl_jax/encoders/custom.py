@@ -1,8 +1,9 @@
-"""Encoders of a user's own: a Flax module, its class, or a function that makes one."""
+"""Encoders of a user's own: a Flax module, its class, a function that makes one, or that is one."""
 
+import functools
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import linen as nn
@@ -10,6 +11,21 @@ from flax import linen as nn
 from mtl_jax import errors
 
 _FLAX = ('parent', 'name')  # fields that every module class has
+
+
+class Function(nn.Module):
+  """A plain function `inputs -> features` as an encoder, without parameters.
+
+  Attributes:
+    function: any JAX function; the batch axis of its result is the first.
+  """
+
+  function: Callable[[Any], Any]
+
+  def __call__(self, inputs: Any, train: bool = False) -> Any:
+    """The function's result, in training or not."""
+    del train
+    return self.function(inputs)
 
 
 def is_dotted(name: str) -> bool:
@@ -53,10 +69,12 @@ def make(given: Any, options: Mapping[str, Any], offered: Mapping[str, Any] | No
   """Returns the encoder of an object, or of what its dotted name names.
 
   Args:
-    given: a module, which takes no options; a module class or a function, called with them; or
-      'package.module:Name' of one of these.
+    given: a module, which takes no options; a module class or a function that returns a module,
+      called with them; a plain function with a parameter `inputs`, to features, which is given them
+      too; or 'package.module:Name' of one of these.
     options: keyword arguments.
-    offered: further keyword arguments, of which only those that it has a parameter for are given.
+    offered: further keyword arguments, of which what makes a module is given those that it has a
+      parameter for.
 
   Raises:
     ConfigError: this is no module and makes none, or the options are not its own.
@@ -92,9 +110,13 @@ def check(
   if not callable(found) or (is_class and not issubclass(found, nn.Module)):
     raise errors.ConfigError(
       f'{where} is {"the class " + found.__name__ if is_class else _kind(found)}: need a '
-      'flax.linen.Module, its class, or a function that returns one'
+      'flax.linen.Module, its class, a function that returns one, or one from inputs to features'
     )
   signature = inspect.signature(found)
+  if not is_class and 'inputs' in signature.parameters:
+    parameters = [p for p in signature.parameters.values() if p.name != 'inputs']
+    signature, offered = signature.replace(parameters=parameters), {}
+    found = functools.partial(_from_function, found)
   names = [name for name in signature.parameters if not is_class or name not in _FLAX]
   if not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()):
     for name in options:
@@ -108,6 +130,10 @@ def check(
       f'{where}: {error}: give it as an option, or give it a default'
     ) from None
   return found, arguments
+
+
+def _from_function(function: Callable[..., Any], **options: Any) -> Function:
+  return Function(functools.partial(function, **options))
 
 
 def _where(given: Any) -> str:

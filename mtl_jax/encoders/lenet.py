@@ -53,7 +53,6 @@ class LeNet(nn.Module):
     """
     x = _images.prepare(inputs, self.dtype)
     # Of a CPU's convolutions, those of few channels have slow gradients, the more so under vmap.
-    convolve = _products.convolve if jax.default_backend() == 'cpu' else None
     for i, (features, kernel) in enumerate(zip(self.features, self.kernels, strict=True)):
       if min(x.shape[1:3]) < kernel + 1:
         raise ValueError(
@@ -65,7 +64,7 @@ class LeNet(nn.Module):
         (kernel, kernel),
         padding='VALID',
         dtype=self.dtype,
-        conv_general_dilated=convolve,
+        conv_general_dilated_cls=_products.convolution,
       )(x)
       if i > 0:
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)

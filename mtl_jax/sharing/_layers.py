@@ -58,18 +58,16 @@ def run(
 
 
 def stacked_kernels() -> contextlib.AbstractContextManager[Any]:
-  """In here, the convolutions of any Flax encoder are fit for `vmap` over their kernels.
+  """In here, the `nn.Conv`s of an encoder are fit for `vmap` over their kernels.
 
   A CPU takes several times as long for XLA's grouped convolutions as for products with windows.
   """
-  if jax.default_backend() != 'cpu':
-    return contextlib.nullcontext()
 
   def intercept(call, args, kwargs, context):
     module = context.module
-    if type(module) is not nn.Conv or module.conv_general_dilated is not None:
+    if type(module) is not nn.Conv or module.conv_general_dilated_cls is not None:
       return call(*args, **kwargs)
-    by_products = module.clone(parent=None, conv_general_dilated=_products.convolve)
+    by_products = module.clone(parent=None, conv_general_dilated_cls=_products.convolution)
     return by_products.apply(module.variables, *args, **kwargs)
 
   return nn.intercept_methods(intercept)

@@ -54,7 +54,8 @@ def ple(
     last level and the gate before them, which only its own reaches.
 
   Raises:
-    ConfigError: a number below 1; no layer matches, or fewer than there are levels (at `init`).
+    ConfigError: a number below 1; no layer matches, or fewer than there are levels, or layers
+      inside `nn.remat` end a level (at `init`).
 
   References:
     Tang et al., Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for
@@ -150,10 +151,16 @@ class _Levels(experts.Experts):
         begin(None)
       return features, read[-1]
 
-    features, read = jax.vmap(
-      expert, (self.in_axes(params), 0, 0), out_axes=(1, None), axis_name='experts'
-    )(params, keys, group)
-    return {'experts': self.grouped(features), 'gate': jnp.moveaxis(read, 0, 1)[:, 1:]}
+    mapped = jax.vmap(expert, (self.in_axes(params), 0, 0), out_axes=(1, None), axis_name='experts')
+    try:
+      features, read = mapped(params, keys, group)
+      gate = jnp.moveaxis(read, 0, 1)[:, 1:]
+    except jax.errors.UnexpectedTracerError:
+      raise errors.ConfigError(
+        'ple: the layers are rematerialized (nn.remat), and what gates read cannot leave such a '
+        "layer: set the encoder's remat to False, or levels=1"
+      ) from None
+    return {'experts': self.grouped(features), 'gate': gate}
 
   def _mix(self, gate: Any, z: jax.Array, everyone: jax.Array) -> jax.Array:
     """Gates' inputs `[1 + T, B, D]` and experts `[E, B, ...]` -> mixtures `[1 + T, B, ...]`."""
@@ -165,12 +172,15 @@ class _Levels(experts.Experts):
     common, own = everyone[: self.shared], everyone[self.shared :]
     own = own.reshape(self.tasks, self.own, *own.shape[1:])
     # Products by example keep the states' own layout with the examples in front.
-    mixtures = jnp.einsum('tbs,sb...->bt...', weights[..., : self.shared], common)
+    mixtures = jnp.einsum(
+      'tbs,sb...->bt...', weights[..., : self.shared], common, precision='highest'
+    )
     mixtures = jnp.moveaxis(mixtures, 1, 0)
     for n in range(self.own):
       weight = weights[..., self.shared + n]
       mixtures += weight.reshape(*weight.shape, *(1,) * (everyone.ndim - 2)) * own[:, n]
-    return jnp.concatenate([jnp.einsum('be,eb...->b...', to_all, everyone)[None], mixtures])
+    of_all = jnp.einsum('be,eb...->b...', to_all, everyone, precision='highest')
+    return jnp.concatenate([of_all[None], mixtures])
 
   def _ends(self, made: Any, inputs: Any) -> dict[str, Any]:
     """The layers after which groups meet, and the shapes of their outputs."""

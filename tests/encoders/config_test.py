@@ -43,6 +43,9 @@ OWN = """
 
   instance = Plain()
 
+  def features(inputs, classes=3):
+    return nn.one_hot(inputs['tokens'], classes)
+
   class NoModule:
     pass
 
@@ -121,6 +124,29 @@ def test_the_whole_command_with_ones_own_encoder(config_file, tmp_path):
   run = tmp_path / 'w' / 'default' / 'seed_0'
   assert '"steps": 2,' in (run / 'results.json').read_text()
   assert '"double": 2' in (run / 'config.json').read_text()
+
+
+def test_a_plain_function_is_an_encoder_without_parameters(config, data):
+  name = 'my_package.my_module:features'
+  run = _resolve(
+    config,
+    **{'encoder.name': name, 'encoder.custom.classes': 5, 'optimizer.schedule.name': 'constant'},
+    **_SMALL,
+  )
+  before, after = modules.two_steps(run, data)
+  assert before['shared'] == {}
+  assert before['tasks']['pos']['Dense_0']['kernel'].shape[0] == 5
+  assert np.any(
+    before['tasks']['pos']['Dense_0']['kernel'] != after['tasks']['pos']['Dense_0']['kernel']
+  )
+  x = np.ones((2, 3), np.float32)
+  np.testing.assert_array_equal(encoders.get(double, by=3.0).apply({}, x), 3 * x)
+  with pytest.raises(errors.ConfigError, match="no option 'bz'; Valid: by"):
+    encoders.get(double, bz=3.0)
+
+
+def double(inputs, by=2.0):
+  return by * inputs
 
 
 @pytest.mark.parametrize('command', [train, describe])

@@ -17,7 +17,7 @@ CASES = {
   'an even image': ((8, 8), (3, 3), (2, 2), 'SAME'),
   'no padding': ((9, 7), (5, 3), (1, 2), 'VALID'),
   'one-sided padding': ((6, 6), (2, 3), (1, 1), [(2, 0), (0, 1)]),
-  'one stride for all': ((6, 6), (1, 1), 2, 'VALID'),
+  'a kernel as large as the image': ((3, 4), (3, 4), (1, 2), 'VALID'),
   'three axes': ((5, 4, 3), (2, 2, 2), (1, 1, 1), 'SAME'),
 }
 NUMBERS = {1: ('NHC', 'HIO', 'NHC'), 2: ('NHWC', 'HWIO', 'NHWC'), 3: ('NDHWC', 'DHWIO', 'NDHWC')}
@@ -33,45 +33,59 @@ def test_values_and_gradients(case):
   size, kernel, strides, padding = CASES[case]
   x, w = arrays((2, *size, 3), (*kernel, 3, 4))
   numbers = NUMBERS[len(size)]
-  every = strides if isinstance(strides, tuple) else (strides,) * len(size)
 
-  def measured(convolve, strides):
+  def measured(convolve):
     def loss(x, w):
       return jnp.sum(convolve(x, w, strides, padding, dimension_numbers=numbers) ** 3)
 
     return jax.value_and_grad(loss, (0, 1))(x, w)
 
-  products, convolutions = (
-    measured(_products.convolve, strides),
-    measured(jax.lax.conv_general_dilated, every),
-  )
+  products, convolutions = map(measured, (_products.convolve, jax.lax.conv_general_dilated))
   for a, b in zip(jax.tree.leaves(products), jax.tree.leaves(convolutions), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize('options', [{'rhs_dilation': (2, 2)}, {'feature_group_count': 3}])
-def test_what_stays_a_convolution(options):
-  x, w = arrays((2, 8, 8, 3), (3, 3, 3 // options.get('feature_group_count', 1), 6))
+@pytest.mark.parametrize(
+  ('kernel', 'options'),
+  [((3, 3), {'rhs_dilation': (2, 2)}), ((3, 3), {'feature_group_count': 3}), ((3, 10), {})],
+)
+def test_what_stays_a_convolution(kernel, options):
+  """Dilations, groups, and a kernel that the image has no room for."""
+  x, w = arrays((2, 8, 8, 3), (*kernel, 3 // options.get('feature_group_count', 1), 6))
   options |= {'dimension_numbers': NUMBERS[2]}
   np.testing.assert_array_equal(
-    _products.convolve(x, w, (1, 1), 'SAME', **options),
-    jax.lax.conv_general_dilated(x, w, (1, 1), 'SAME', **options),
+    _products.convolve(x, w, (1, 1), 'VALID', **options),
+    jax.lax.conv_general_dilated(x, w, (1, 1), 'VALID', **options),
   )
 
 
+def test_bfloat16():
+  x, w = (array.astype(jnp.bfloat16) for array in arrays((2, 8, 8, 3), (3, 3, 3, 4)))
+  products = _products.convolve(x, w, (1, 1), 'SAME')
+  assert products.dtype == jnp.bfloat16
+  exact = jax.lax.conv_general_dilated(
+    x.astype(jnp.float32), w.astype(jnp.float32), (1, 1), 'SAME', dimension_numbers=NUMBERS[2]
+  )
+  np.testing.assert_allclose(products.astype(jnp.float32), exact, rtol=1e-2, atol=5e-2)
+
+
+STACKED = ('separate', 'soft', 'cross_stitch', 'mmoe', 'ltb', 'ple', 'shared_private')
+
+
 class Own(nn.Module):
-  """A user's encoder; its convolution has a bias and a stride."""
+  """A user's encoder, whose convolutions have biases; the second one is rematerialized."""
 
   @nn.compact
   def __call__(self, inputs, train=False):
     x = nn.relu(nn.Conv(4, (3, 3), strides=2)(inputs))
+    x = nn.relu(nn.remat(nn.Conv)(4, (3, 3), padding='CIRCULAR', name='Conv_1')(x))
     return nn.relu(nn.Dense(3)(x.mean(axis=(1, 2))))
 
 
-@pytest.mark.parametrize('name', ['separate', 'soft', 'cross_stitch', 'mmoe', 'ltb', 'ple'])
+@pytest.mark.parametrize('name', STACKED)
 @pytest.mark.parametrize('encoder', [encoders.ResNet((1, 1), 4), Own()], ids=['resnet', 'own'])
 def test_columns_are_the_same_by_products_and_by_convolutions(name, encoder, monkeypatch):
-  """Kernels that are stacked; those of one trunk stay convolutions. Hooks on layers still apply."""
+  """No grouped convolution is left of stacked kernels. Hooks on layers still apply."""
   options = {}
   if isinstance(encoder, Own) and name in ('cross_stitch', 'ltb', 'ple'):
     options = {'layers': 'Conv_0|Dense_0'}
@@ -87,5 +101,8 @@ def test_columns_are_the_same_by_products_and_by_convolutions(name, encoder, mon
   )
 
   modules.assert_same_by_products(
-    lambda params: model.losses(params, batch).sum(), params, monkeypatch
+    lambda params: model.losses(params, batch).sum(),
+    params,
+    monkeypatch,
+    'feature_group_count=[2-9]',
   )

@@ -134,3 +134,18 @@ def test_outputs_need_no_labels_and_evaluation_adds_up(name):
   mean = result['loss_sum'] / result['loss_count']
   np.testing.assert_allclose(mean, models.losses(model, params, batch), rtol=1e-5)
   assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs))
+
+
+@pytest.mark.parametrize('name', sharing.SHARING)
+def test_bfloat16_computation(name):
+  """Traced: no promotion is left to chance, parameters and their gradients stay float32."""
+  more = {'layers': MLP_LAYERS[name]} if name in MLP_LAYERS else {}
+  encoder = encoders.MLP((16, 16), dtype=jnp.bfloat16)
+  model, batch = share(name, **more)(encoder, models.tasks(text=False)), models.shared_batch('mlp')
+  # JAX's attention and Flax's normalizations promote by themselves.
+  with jax.numpy_dtype_promotion('standard' if name in ('mtan', 'pals') else 'strict'):
+    params = jax.eval_shape(model.init, jax.random.key(0), batch)
+    losses, grads = jax.eval_shape(
+      functools.partial(mtl_jax.task_gradients, model), params, batch, jax.random.key(1)
+    )
+  assert {leaf.dtype for leaf in jax.tree.leaves((params, losses, grads))} == {jnp.dtype('float32')}

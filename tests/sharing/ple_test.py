@@ -135,3 +135,14 @@ def test_gates_read_an_image_then_the_mean_of_its_states():
 def test_options_that_cannot_be(options, message):
   with pytest.raises(errors.ConfigError, match=message):
     jax.eval_shape(model(**options).init, jax.random.key(0), batch())
+
+
+def test_layers_inside_remat_are_refused():
+  """What their gates read cannot leave them; a level less needs nothing from inside."""
+  encoder = encoders.Transformer(encoders.Embedding(9, 8), 8, 2, 2, 8, remat=True)
+  batch = models.shared_batch('transformer')
+  with pytest.raises(errors.ConfigError, match='ple: the layers are rematerialized'):
+    sharing.ple(encoder, models.tasks(text=True)).init(jax.random.key(0), batch)
+  jax.eval_shape(
+    sharing.ple(encoder, models.tasks(text=True), levels=1).init, jax.random.key(0), batch
+  )
