@@ -55,11 +55,10 @@ def test_sizes_of_every_architecture(name):
     'lora': (column, first + 3 * (trunk - first + 2 * 8 * (6 + 16 + 16 + 16))),
   }
   generated = 5 * (2 * 16 * 3 + 2 * 16)
-  # Operations a layer and a batch of 16: what is generated, and the covariance of 3 features.
-  hyper = 2 * (15 * 7 + 7 * 5 + generated + 3 * 16 * 3)
+  hyper = 2 * (15 * 7 + 7 * 5 + generated)  # operations a layer and a batch of 16
   expected['hyper_adapters'] = (
     column + 15 * 7 + 7 * 5 + generated + 3 * 5,
-    first + 3 * (trunk - first + 2 * (4 * 16 * 3 + 2 * 3 * 3) + 2 * hyper / 16),
+    first + 3 * (trunk - first + 2 * 4 * 16 * 3 + 2 * hyper / 16),
   )
   expected['ltb'] = (4 * column + 4 * 4, 4 * trunk + 2 * 4 * 4 * 16)
   expected['shared_private'] = (column + 16 * 3 + 3, 4 * trunk + 2 * 16 * 3)

@@ -14,7 +14,7 @@ from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
 LAYERS = r'(_?Block|_?Residual|Bidirectional|Conv|Dense)_\d+'
-_BLOCK = 16  # channels of one line of a cache
+_BLOCK = 16  # channels of a cache line, in float32
 
 
 def cross_stitch(
@@ -109,7 +109,7 @@ def _stitched(alpha: jax.Array, everyone: jax.Array) -> jax.Array:
 
   # These products want the channels in front. A CPU lays them out block by block, in its caches.
   def blocks(x):  # [..., C] -> [C / 16, ..., 16]
-    return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, _BLOCK), -2, 0)
+    return jnp.moveaxis(x.reshape(*x.shape[:-1], x.shape[-1] // _BLOCK, _BLOCK), -2, 0)
 
   mixed = jax.lax.map(mix, (blocks(alpha), blocks(everyone)))
   return jnp.moveaxis(mixed, 0, -2).reshape(everyone.shape[1:])

@@ -118,11 +118,14 @@ class _Hyper:
       known = (own['embedding'], shared['layers'][layer], shared['places'][place])
       v = nn.relu(jnp.concatenate(known) @ hyper['input']) @ hyper['output']
       made = {name: jnp.tensordot(v, hyper[name], 1) for name in ('down', 'up', 'scale', 'shift')}
-      inside = nn.gelu(y @ made['down'].astype(y.dtype))
-      up = made['up'] - made['up'].mean(axis=-1, keepdims=True)  # then the mean of inside·U is 0
-      inside = _standardized(inside, up).astype(y.dtype)
-      change = inside @ (up * made['scale'][None]).astype(y.dtype)
-      return y + change + made['shift'].astype(y.dtype).reshape(*(1,) * (y.ndim - 1), -1)
+      up = made['up'] - made['up'].mean(axis=-1, keepdims=True)  # then the mean of (...)·U is 0
+      change = nn.gelu(y @ made['down'].astype(y.dtype)) @ up.astype(y.dtype)
+      variance = jnp.mean(jnp.square(change.astype(jnp.float32)), axis=-1, keepdims=True)
+      change *= jax.lax.rsqrt(variance + _EPSILON).astype(y.dtype)
+      scale, shift = (
+        made[name].astype(y.dtype).reshape(*(1,) * (y.ndim - 1), -1) for name in ('scale', 'shift')
+      )
+      return y + change * scale + shift
 
     return _layers.run(self.encoder, shared['encoder'], inputs, key, self.layers, hook)
 
@@ -131,14 +134,3 @@ def _split(path: str) -> tuple[str, str]:
   """The layer, and the place in it: '_Block_0/Dense_1' -> '_Block_0', 'Dense_1'."""
   layer, _, place = path.partition('/')
   return layer, place.replace('/', '.') or 'output'
-
-
-def _standardized(x: jax.Array, up: jax.Array) -> jax.Array:
-  """x `[..., m]` divided by the deviation of x·U over its D features, whose mean is 0; float32.
-
-  The variance is xCxᵀ, C = UUᵀ / D: no pass over `[..., D]`.
-  """
-  x = x.astype(jnp.float32)
-  covariance = jnp.matmul(up, up.T, precision='highest') / up.shape[-1]  # [m, m]
-  variance = jnp.sum(jnp.matmul(x, covariance, precision='highest') * x, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(variance, 0.0) + _EPSILON)
