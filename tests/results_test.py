@@ -34,6 +34,7 @@ def test_tables_follow_from_the_results(name, tmp_path):
     ('snips_minilm', 'transfer'),
     ('glue_small', 'transfer'),
     ('fudan16', 'sharing'),
+    ('multi_mnist', 'sharing'),
   ],
 )
 def test_tables_of_the_docs(name, page, tmp_path):
