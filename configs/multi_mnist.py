@@ -3,9 +3,10 @@
   python -m mtl_jax.data.prepare multi_mnist --download
   python -m mtl_jax.train --config=configs/multi_mnist.py --workdir=runs/multi_mnist
 
-Three epochs, 1170 steps, of each, 3 seeds: about 35 minutes on two cores. Accuracy of the left and
-the right digit and of both on the test split (`results/multi_mnist/`; all in docs/sharing.md): LeNet
-94.76 ± 0.95, 92.65 ± 0.93, 87.89 ± 0.59; cross-stitched 95.68 ± 0.31, 94.10 ± 0.61, 90.11 ± 0.68.
+Three epochs, 1170 steps, of each, 3 seeds: about 35 minutes on two cores. Accuracy of the left
+digit, of the right one and of both on the test split (`results/multi_mnist/`; all in
+docs/sharing.md): LeNet 94.76 ± 0.95, 92.65 ± 0.93, 87.89 ± 0.59; cross-stitched 95.68 ± 0.31,
+94.10 ± 0.61, 90.11 ± 0.68.
 """
 
 from mtl_jax import config as config_lib

@@ -49,6 +49,16 @@ def text_batch(regime):
   return {'inputs': own['intent']['inputs'], 'targets': targets}
 
 
+def mlp_batch(regime):
+  shared = models.shared_batch('mlp')
+  if regime == 'shared':
+    return shared
+  return {
+    task: {'inputs': np.roll(shared['inputs'], i, axis=0), 'targets': targets}
+    for i, (task, targets) in enumerate(shared['targets'].items())
+  }
+
+
 def drawn(model, batch, seed=0):
   """Normal numbers in place of `model.init`, which takes longer to compile."""
   shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
@@ -107,10 +117,27 @@ def test_every_way_of_the_step_is_the_same(name):
 
 
 @pytest.mark.parametrize('name', sharing.SHARING)
-def test_losses_fall_in_ten_steps_for_two_seeds_at_once(name):
+def test_own_inputs_on_eight_devices(name):
+  """One step of the plain sum, as on one device."""
+  model, batch = mlp(name), mlp_batch('own')
+  params, balance, optimizer = drawn(model, batch), optim.sum_tasks(), optax.sgd(0.1)
+
+  def update(mesh):
+    state = mtl_jax.init_train_state(
+      model, balance, optimizer, jax.random.key(1), batch, params=params, mesh=mesh
+    )
+    step = mtl_jax.make_train_step(model, balance, optimizer, mesh=mesh)
+    return step(state, batch if mesh is None else sharding.shard_batch(batch, mesh))[0].params
+
+  models.assert_trees_close(update(sharding.make_mesh(4, 2)), update(None))
+
+
+@pytest.mark.parametrize('regime', REGIMES)
+@pytest.mark.parametrize('name', sharing.SHARING)
+def test_losses_fall_in_ten_steps_for_two_seeds_at_once(name, regime):
   more = {'layers': MLP_LAYERS[name]} if name in MLP_LAYERS else {}
   model = models.model('mlp', 0.1, share(name, **more))
-  batch = models.shared_batch('mlp')
+  batch = mlp_batch(regime)
   balance, optimizer = optim.mean_tasks(), optax.adam(1e-2)
   step = mtl_jax.make_train_step(model, balance, optimizer, jit=False)
 
