@@ -82,8 +82,10 @@ class Own(nn.Module):
     return nn.relu(nn.Dense(3)(x.mean(axis=(1, 2))))
 
 
-@pytest.mark.parametrize('name', STACKED)
-@pytest.mark.parametrize('encoder', [encoders.ResNet((1, 1), 4), Own()], ids=['resnet', 'own'])
+@pytest.mark.parametrize(
+  ('name', 'encoder'),
+  [(name, Own()) for name in STACKED] + [('cross_stitch', encoders.ResNet((1, 1), 4))],
+)
 def test_columns_are_the_same_by_products_and_by_convolutions(name, encoder, monkeypatch):
   """No grouped convolution is left of stacked kernels. Hooks on layers still apply."""
   options = {}
