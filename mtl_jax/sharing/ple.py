@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.core import tracers
 
 from mtl_jax import errors
 from mtl_jax.heads import pooling
@@ -127,6 +128,7 @@ class _Levels(experts.Experts):
     group = np.repeat(np.arange(1 + self.tasks), [self.shared] + [self.own] * self.tasks)
 
     def expert(params, key, group):
+      outside = tracers.current_trace()
       read: list[jax.Array] = []  # by level: what the gates of all groups read, [1 + T, B, D]
 
       def begin(embedded):
@@ -140,6 +142,11 @@ class _Levels(experts.Experts):
         gate = gates.get(path.replace('/', '.'))
         if gate is None:
           return y
+        if tracers.current_trace() != outside:
+          raise errors.ConfigError(
+            f'ple: {path!r} is rematerialized (nn.remat), and what the gates read cannot leave it: '
+            "set the encoder's remat to False, or sharing.ple.levels to 1"
+          )
         if not read:
           begin(None)
         mixtures = self._mix(gate, read[-1], jax.lax.all_gather(y, 'experts'))
@@ -151,16 +158,10 @@ class _Levels(experts.Experts):
         begin(None)
       return features, read[-1]
 
-    mapped = jax.vmap(expert, (self.in_axes(params), 0, 0), out_axes=(1, None), axis_name='experts')
-    try:
-      features, read = mapped(params, keys, group)
-      gate = jnp.moveaxis(read, 0, 1)[:, 1:]
-    except jax.errors.UnexpectedTracerError:
-      raise errors.ConfigError(
-        'ple: the layers are rematerialized (nn.remat), and what gates read cannot leave such a '
-        "layer: set the encoder's remat to False, or levels=1"
-      ) from None
-    return {'experts': self.grouped(features), 'gate': gate}
+    features, read = jax.vmap(
+      expert, (self.in_axes(params), 0, 0), out_axes=(1, None), axis_name='experts'
+    )(params, keys, group)
+    return {'experts': self.grouped(features), 'gate': jnp.moveaxis(read, 0, 1)[:, 1:]}
 
   def _mix(self, gate: Any, z: jax.Array, everyone: jax.Array) -> jax.Array:
     """Gates' inputs `[1 + T, B, D]` and experts `[E, B, ...]` -> mixtures `[1 + T, B, ...]`."""
