@@ -59,6 +59,19 @@ def test_what_stays_a_convolution(kernel, options):
   )
 
 
+def test_a_linearized_product_can_be_transposed():
+  """Which matrix-free Jacobians need, in spite of the windows that are cut out again."""
+  x, w, tangent, cotangent = arrays((2, 8, 8, 3), (3, 3, 3, 4), (3, 3, 3, 4), (2, 8, 8, 4))
+
+  def convolved(w):
+    return _products.convolve(x, w, (1, 1), 'SAME')
+
+  _, push = jax.linearize(convolved, w)
+  (pulled,) = jax.linear_transpose(push, w)(cotangent)
+  np.testing.assert_allclose(pulled, jax.vjp(convolved, w)[1](cotangent)[0], rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(push(tangent), convolved(tangent), rtol=1e-5, atol=1e-5)
+
+
 def test_bfloat16():
   x, w = (array.astype(jnp.bfloat16) for array in arrays((2, 8, 8, 3), (3, 3, 3, 4)))
   products = _products.convolve(x, w, (1, 1), 'SAME')
