@@ -357,20 +357,24 @@ def test_held_weights_need_no_gramian(regime):
 
 
 def test_the_choice_is_logged_once_with_its_memory(caplog, monkeypatch):
+  def ours():  # other libraries' threads, downloads for one, may log at any time
+    return [record.message for record in caplog.records if record.name.startswith('mtl_jax')]
+
   batch = models.shared_batch('mlp')
   model = models.model('mlp')
   with caplog.at_level(logging.INFO, logger='mtl_jax'):
     train(optim.pcgrad(), batch, model, steps=2)
-  (record,) = caplog.records
-  assert "jacobian='stacked'" in record.message
-  assert 'MiB for 3 gradients of tasks' in record.message
+  (message,) = ours()
+  assert "jacobian='stacked'" in message
+  assert 'MiB for 3 gradients of tasks' in message
   caplog.clear()
   monkeypatch.setattr(_path, '_device_memory', lambda: 1000)
   with caplog.at_level(logging.INFO, logger='mtl_jax'):
     train(optim.pcgrad(), batch, model)
     train(optim.graddrop(), batch, model)
-  assert "jacobian='matrix_free'" in caplog.records[0].message
-  assert "jacobian='sequential'" in caplog.records[1].message
+  matrix_free, sequential = ours()
+  assert "jacobian='matrix_free'" in matrix_free
+  assert "jacobian='sequential'" in sequential
 
 
 def test_matrix_free_memory_does_not_grow_with_the_tasks():
