@@ -21,7 +21,8 @@ import optax
 
 import mtl_jax
 from benchmarks import machine
-from mtl_jax import Task, _flops, encoders, heads, optim, sharing
+from mtl_jax import Task, encoders, heads, optim, sharing
+from mtl_jax.build import flops
 
 INPUTS = 256
 BOUND = 1.3
@@ -65,7 +66,7 @@ def main() -> None:
     balance, optimizer = optim.sum_tasks(), optax.sgd(1e-3)
     state = mtl_jax.init_train_state(model, balance, optimizer, jax.random.key(0), batch)
     plain = mtl_jax.make_train_step(model, balance, optimizer, jit=False)
-    operations = _flops.count(plain, state, batch)
+    operations = flops.count(plain, state, batch)
     step = jax.jit(plain, donate_argnums=0)
     state, _ = step(state, batch)
     layer = trunk if name in COMMON_TRUNK else stacked

@@ -21,8 +21,14 @@ import jax
 import rich.console
 import rich.table
 
-from mtl_jax import _build, _command_line, _flops, _start, halves, sharing
 from mtl_jax import config as config_lib
+from mtl_jax import sharing
+from mtl_jax.build import flops, start
+from mtl_jax.build.encoder import build_encoder
+from mtl_jax.build.model import build_model
+from mtl_jax.build.program import as_config_errors
+from mtl_jax.config import command_line
+from mtl_jax.gradients import halves
 from mtl_jax.model import MultiTaskModel
 
 
@@ -62,11 +68,11 @@ def measure(model: MultiTaskModel, batch: Mapping[str, Any]) -> Size:
   params = jax.eval_shape(model.init, jax.random.key(0), batch)
   by_task = halves.examples(batch, model.task_names)
   examples = {n: jax.tree.leaves(e['inputs'])[0].shape[0] for n, e in by_task.items()}
-  encode = _flops.count(lambda p: halves.encode_examples(model, p, batch), params)
+  encode = flops.count(lambda p: halves.encode_examples(model, p, batch), params)
   features = jax.eval_shape(lambda p: halves.encode_examples(model, p, batch), params)
   own = {}
   for name, example in by_task.items():
-    work = _flops.count(
+    work = flops.count(
       lambda p, f, name=name, example=example: model.task_outputs(name, p, f, example['inputs']),
       params['tasks'][name],
       features[name],
@@ -88,24 +94,22 @@ def separate(model: MultiTaskModel, encoder: Any, batch: Mapping[str, Any]) -> S
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
   try:
-    arguments = _command_line.parse(
-      sys.argv if argv is None else argv, __doc__, needs_workdir=False
-    )
+    arguments = command_line.parse(sys.argv if argv is None else argv, __doc__, needs_workdir=False)
     if arguments is None:
       return 0
     runs = config_lib.resolve(arguments.config, arguments.variants)
     console = rich.console.Console(width=None if sys.stdout.isatty() else 100)
     for variant in dict.fromkeys(run['variant'] for run in runs):
       run = next(run for run in runs if run['variant'] == variant)
-      data = _start.load_data(run)
-      with _build.as_config_errors():
-        model, batch = _build.build_model(run, data), data.example_batch()
+      data = start.load_data(run)
+      with as_config_errors():
+        model, batch = build_model(run, data), data.example_batch()
         size = measure(model, batch)
-        apart = separate(model, _build.build_encoder(run, data), batch)
+        apart = separate(model, build_encoder(run, data), batch)
       console.print(_table(run, size, apart), markup=False)
-  except tuple(_command_line.EXIT_CODES) as e:
+  except tuple(command_line.EXIT_CODES) as e:
     print(f'error: {e}', file=sys.stderr)
-    return _command_line.exit_code(e)
+    return command_line.exit_code(e)
   return 0
 
 

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.interpreters import partial_eval
 
-from mtl_jax import halves, sharding
+from mtl_jax import sharding
+from mtl_jax.gradients import halves
 from mtl_jax.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiTaskModel:
-  """The two halves of a multi-task model (see `halves.TwoHalves`).
+  """The two halves of a multi-task model (see `gradients.TwoHalves`).
 
   Attributes:
     shared: Flax module `(inputs, train=False) -> features`, any pytree with the batch axis first.

@@ -33,11 +33,18 @@ import jax
 from absl import logging
 from ml_collections import config_dict
 
-from mtl_jax import _build, _command_line, _console, _loop, _start, _workdir, report
 from mtl_jax import config as config_lib
+from mtl_jax import report
+from mtl_jax.build import program as program_lib
+from mtl_jax.build import start
+from mtl_jax.config import command_line
 from mtl_jax.data import pipeline
+from mtl_jax.run import console as console_lib
+from mtl_jax.run import loop
+from mtl_jax.run import signals as signals_lib
+from mtl_jax.run import workdir as workdir_lib
 
-Interrupted = _loop.Interrupted
+Interrupted = loop.Interrupted
 
 
 def run(
@@ -71,8 +78,8 @@ def run(
   found = [directory.check() for directory in directories]
   results = []
   prepared: dict[str, _Prepared] = {}
-  console = _console.for_process(len(runs), jax.process_index())
-  with console, _console.log_to(console):
+  console = console_lib.for_process(len(runs), jax.process_index())
+  with console, console_lib.log_to(console):
     for single, directory, result in zip(runs, directories, found, strict=True):
       variant = single['variant']
       if result is not None:
@@ -87,7 +94,7 @@ def run(
         with directory.open(prepared[variant].identity):
           with directory.guard():
             data.write(directory.path)
-          training = _loop.Training(
+          training = loop.Training(
             single,
             data,
             prepared[variant].program,
@@ -108,20 +115,20 @@ class _Prepared(NamedTuple):
   data: pipeline.Data
   identity: dict[str, Any]
   steps: int
-  program: _build.Program
+  program: program_lib.Program
 
 
 def _prepare(run: config_lib.Plain) -> _Prepared:
   train = run['train']
-  data = _start.load_data(run)
+  data = start.load_data(run)
   steps = train['steps'] or max(1, round(train['epochs'] * data.steps_per_epoch))
-  program = _build.program(run, data, steps)
-  return _Prepared(data, _workdir.identity(data), steps, program)
+  program = program_lib.program(run, data, steps)
+  return _Prepared(data, workdir_lib.identity(data), steps, program)
 
 
-def _directory(workdir: str | os.PathLike[str], run: config_lib.Plain) -> _workdir.Workdir:
+def _directory(workdir: str | os.PathLike[str], run: config_lib.Plain) -> workdir_lib.Workdir:
   path = pathlib.Path(workdir).expanduser() / run['variant'] / f'seed_{run["seed"]}'
-  return _workdir.Workdir(path.absolute(), run)
+  return workdir_lib.Workdir(path.absolute(), run)
 
 
 def _summary(result: Mapping[str, Any]) -> str:
@@ -151,10 +158,10 @@ def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
   logging.set_verbosity(logging.ERROR)  # orbax tells of every file
   try:
-    arguments = _command_line.parse(sys.argv if argv is None else argv, __doc__)
+    arguments = command_line.parse(sys.argv if argv is None else argv, __doc__)
     if arguments is None:
       return 0
-    with _command_line.Signals() as signals:
+    with signals_lib.Signals() as signals:
       try:
         run(
           arguments.config,
@@ -165,14 +172,14 @@ def main(argv: list[str] | None = None) -> int:
       except Interrupted as e:
         print(e, file=sys.stderr)
         return signals.exit_code
-      except _command_line.Stopped:
+      except signals_lib.Stopped:
         print('stopped at once; the same command goes on from the last checkpoint', file=sys.stderr)
         return signals.exit_code
     if jax.process_index() == 0:
       _report(arguments.workdir)
-  except tuple(_command_line.EXIT_CODES) as e:
+  except tuple(command_line.EXIT_CODES) as e:
     print(f'error: {e}', file=sys.stderr)
-    return _command_line.exit_code(e)
+    return command_line.exit_code(e)
   return 0
 
 

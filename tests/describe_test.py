@@ -5,24 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import _flops, describe, encoders, sharing
+from mtl_jax import describe, encoders, sharing
+from mtl_jax.build import flops
 from tests import models
 
 
 def test_operations_of_products_convolutions_and_loops():
   x, w = jnp.ones((5, 7)), jnp.ones((7, 3))
-  assert _flops.count(jnp.matmul, x, w) == 2 * 5 * 7 * 3
-  assert _flops.count(jax.jit(lambda x: jax.vmap(lambda row: row @ w)(x)), x) == 2 * 5 * 7 * 3
+  assert flops.count(jnp.matmul, x, w) == 2 * 5 * 7 * 3
+  assert flops.count(jax.jit(lambda x: jax.vmap(lambda row: row @ w)(x)), x) == 2 * 5 * 7 * 3
   image, kernel = jnp.ones((2, 8, 8, 6)), jnp.ones((3, 3, 3, 10))
   convolve = lambda i, k: jax.lax.conv_general_dilated(  # noqa: E731
     i, k, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=2
   )
-  assert _flops.count(convolve, image, kernel) == 2 * (2 * 8 * 8 * 10) * (3 * 3 * 3)
+  assert flops.count(convolve, image, kernel) == 2 * (2 * 8 * 8 * 10) * (3 * 3 * 3)
   square = jnp.ones((4, 4))
   scan = lambda s: jax.lax.scan(lambda c, _: (c @ s, None), s, None, length=9)[0]  # noqa: E731
-  assert _flops.count(scan, square) == 9 * 2 * 4**3
+  assert flops.count(scan, square) == 9 * 2 * 4**3
   choose = lambda s: jax.lax.cond(s[0, 0] > 0, lambda s: s @ s @ s, lambda s: s @ s, s)  # noqa: E731
-  assert _flops.count(choose, square) == 2 * 2 * 4**3
+  assert flops.count(choose, square) == 2 * 2 * 4**3
 
 
 @pytest.mark.parametrize('name', sharing.SHARING)

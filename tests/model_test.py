@@ -231,7 +231,7 @@ def test_dropout_is_off_without_a_key():
 
 
 def test_a_model_of_ones_own_without_flax():
-  """`halves.TwoHalves` is a protocol: a plain object trains through the same step."""
+  """`gradients.TwoHalves` is a protocol: a plain object trains through the same step."""
 
   class Linear:
     task_names = ('a', 'b')

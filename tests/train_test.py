@@ -25,7 +25,10 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from mtl_jax import _build, _command_line, _workdir, errors, train
+from mtl_jax import errors, train
+from mtl_jax.build import program as program_lib
+from mtl_jax.config import command_line
+from mtl_jax.run import workdir
 
 _REPOSITORY = pathlib.Path(train.__file__).parents[1]
 _CONFIG = """
@@ -94,7 +97,7 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def config(config_file):
-  return _command_line.load(str(config_file))
+  return command_line.load(str(config_file))
 
 
 @pytest.fixture(scope='module')
@@ -321,7 +324,7 @@ def test_workdirs_that_cannot_be_used(config, tmp_path, monkeypatch):
   with pytest.raises(errors.WorkdirError, match='Not a directory'):
     train.run(config, tmp_path / 'file')
   with monkeypatch.context() as patch:
-    patch.setattr(_workdir.shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=1000))
+    patch.setattr(workdir.shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=1000))
     with pytest.raises(errors.WorkdirError, match='the checkpoints need about'):
       train.run(config, tmp_path / 'small')
   with monkeypatch.context() as patch:
@@ -329,7 +332,7 @@ def test_workdirs_that_cannot_be_used(config, tmp_path, monkeypatch):
     def full(path):
       raise OSError(28, 'No space left on device')
 
-    patch.setattr(_workdir, 'probe', full)
+    patch.setattr(workdir, 'probe', full)
     with pytest.raises(errors.WorkdirError, match='No space left on device'):
       train.run(config, tmp_path / 'full')
   run = tmp_path / 'locked' / 'default' / 'seed_0'
@@ -354,7 +357,7 @@ def test_a_data_set_that_is_not_prepared(config_file, tmp_path, capsys):
 
 
 def test_nan_names_task_and_step_and_leaves_the_last_checkpoint(config, tmp_path, monkeypatch):
-  build = _build.program
+  build = program_lib.program
 
   def poisoned(run, data, steps):
     program = build(run, data, steps)
@@ -368,7 +371,7 @@ def test_nan_names_task_and_step_and_leaves_the_last_checkpoint(config, tmp_path
 
     return dataclasses.replace(program, step=step)
 
-  monkeypatch.setattr(_build, 'program', poisoned)
+  monkeypatch.setattr(program_lib, 'program', poisoned)
   with pytest.raises(errors.NonFiniteError, match=r'step 14: .* task lemma is NaN'):
     train.run(config, tmp_path)
   run = tmp_path / 'default' / 'seed_0'

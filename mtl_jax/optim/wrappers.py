@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import _jacobian, sharding
+from mtl_jax import gradients, sharding
 from mtl_jax.optim import _base, _solvers
 
 GROUPS = ('whole', 'layer', 'matrix')
@@ -195,6 +195,6 @@ def clip_conflict(
 
 
 def _shared(tree):
-  if not _jacobian.is_split(tree):
+  if not gradients.is_split(tree):
     raise ValueError("on_shared needs a tree {'shared': ..., 'tasks': {...}}.")
   return tree['shared']

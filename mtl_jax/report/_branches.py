@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from mtl_jax import sharing, transfer
+from mtl_jax import sharing
+from mtl_jax.build import transfer
 from mtl_jax.errors import ConfigError, WorkdirError
 from mtl_jax.report._runs import Run
 

@@ -54,7 +54,7 @@ class ByTaskModel(MultiTaskModel):
   def encode_task(
     self, shared: Any, own: Any, index: jax.Array | int, inputs: Any, key: jax.Array | None = None
   ) -> Any:
-    """The shared half as task `index` sees it; see `halves.TwoHalves`."""
+    """The shared half as task `index` sees it; see `gradients.TwoHalves`."""
     return self.shared.apply(self._held(shared), own, jnp.asarray(index), inputs, key)
 
   def task_outputs(

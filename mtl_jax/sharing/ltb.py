@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtl_jax import errors, halves
+from mtl_jax import errors
+from mtl_jax.gradients import halves
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.sharing import experts as mixtures

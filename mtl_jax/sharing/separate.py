@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from mtl_jax import halves
+from mtl_jax.gradients import halves
 from mtl_jax.model import apply_module
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task

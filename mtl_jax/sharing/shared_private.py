@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from mtl_jax import errors, halves
+from mtl_jax import errors
+from mtl_jax.gradients import halves
 from mtl_jax.heads import pooling
 from mtl_jax.model import apply_module, init_module
 from mtl_jax.sharing import _by_task, _layers

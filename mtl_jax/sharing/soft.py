@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors, halves, sharding
+from mtl_jax import errors, sharding
+from mtl_jax.gradients import halves
 from mtl_jax.model import apply_module
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from mtl_jax import _workdir, errors
+from mtl_jax import errors
 from mtl_jax.data import pipeline, specs, text
 from mtl_jax.data import vocabularies as vocabularies_lib
+from mtl_jax.run import workdir
 
 TASKS = {
   'kind': specs.TaskSpec('classification', 'kind', ('accuracy',), labels=('a', 'b')),
@@ -115,7 +116,7 @@ def test_what_is_encoded_has_its_own_fingerprint():
   other['validation'][0]['image'] = other['validation'][0]['image'] ^ 1
   brighter = specs.InputSpec('image', 'array', mean=(0.5, 0.0, 0.26), std=(1.0, 0.5, 2.0))
   made = [data(), data(), data(items=other), data(given=brighter)]
-  prints = [_workdir.identity(each)['fingerprint'] for each in made]
+  prints = [workdir.identity(each)['fingerprint'] for each in made]
   assert prints[0] == prints[1]
   assert len(set(prints)) == 3
 

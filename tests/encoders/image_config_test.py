@@ -6,8 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_jax import _build, _command_line, _start, describe, errors, train
 from mtl_jax import config as config_lib
+from mtl_jax import describe, errors, train
+from mtl_jax.build import model as model_lib
+from mtl_jax.build import start
+from mtl_jax.config import command_line
 from mtl_jax.data import text
 from tests.data import multi_mnist_test
 from tests.encoders import modules
@@ -44,7 +47,7 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def config(config_file):
-  return _command_line.load(str(config_file))
+  return command_line.load(str(config_file))
 
 
 def resolve(config, **changes):
@@ -67,7 +70,7 @@ def resolve(config, **changes):
 )
 def test_two_steps(name, sharing, config):
   run = resolve(config, **{'encoder.name': name, 'sharing.name': sharing})
-  before, after = modules.two_steps(run, _start.load_data(run))
+  before, after = modules.two_steps(run, start.load_data(run))
   changed = jax.tree.map(lambda a, b: np.any(a != b), before, after)
   assert all(jax.tree.leaves(changed['tasks']))
   assert any(jax.tree.leaves(changed['shared']))
@@ -94,8 +97,8 @@ def test_columns_of_a_resnet_are_mixed_after_every_block(config):
   found = {}
   for sharing, part in (('cross_stitch', 'stitches'), ('ltb', 'parents'), ('ple', 'gates')):
     run = resolve(config, **{'encoder.name': 'resnet', 'sharing.name': sharing})
-    data = _start.load_data(run)
-    model = _build.build_model(run, data)
+    data = start.load_data(run)
+    model = model_lib.build_model(run, data)
     params = jax.eval_shape(model.init, jax.random.key(0), data.example_batch())
     found[part] = params['shared'][part]
   assert list(found['stitches']) == ['Conv_0', '_Residual_0', '_Residual_1']

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import _build
+from mtl_jax.build import program as program_lib
 
 
 def params(module, inputs, seed=0):
@@ -22,7 +22,7 @@ def exact(tree):
 
 def two_steps(run, data):
   """The parameters before and after two steps of a run, compiled once."""
-  program = _build.program(run, data, 2)
+  program = program_lib.program(run, data, 2)
   state = program.init(0)
   before = jax.tree.map(np.asarray, state.params)
   for _ in range(2):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import encoders, errors, halves, sharing
+from mtl_jax import encoders, errors, sharing
+from mtl_jax.gradients import halves
 from mtl_jax.sharing.dselect_k import select, smooth_step
 from tests import models
 from tests.encoders import oracles

@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 
 import mtl_jax
-from mtl_jax import Task, encoders, errors, halves, heads, optim, sharing
+from mtl_jax import Task, encoders, errors, heads, optim, sharing
+from mtl_jax.gradients import halves
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.sharing import experts
 from mtl_jax.sharing.ltb import Choice, Leaf, Tree, branches, parse_tree

@@ -11,7 +11,8 @@ import pytest
 from flax import linen as nn
 
 import mtl_jax
-from mtl_jax import Task, encoders, errors, halves, heads, optim, sharing
+from mtl_jax import Task, encoders, errors, heads, optim, sharing
+from mtl_jax.gradients import halves
 from mtl_jax.sharing.shared_private import orthogonality_loss
 from tests import models
 from tests.encoders import oracles

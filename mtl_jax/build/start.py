@@ -1,0 +1,137 @@
+"""What a run starts from: data, tokenizer, first parameters, and which of them are not trained."""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from mtl_jax import encoders, errors
+from mtl_jax.build import transfer
+from mtl_jax.data import builders, pipeline, text
+from mtl_jax.data import vocabularies as vocabularies_lib
+from mtl_jax.model import MultiTaskModel, is_frozen, read_by
+
+Run = Mapping[str, Any]
+_LOG = logging.getLogger(__name__)
+
+
+def load_data(run: Run) -> pipeline.Data:
+  """The data set of a run, with the vocabularies of the encoder or run that it starts from."""
+  vocabularies, tokenizer = None, None
+  if run['init_from']:
+    found = transfer.find_run(run['init_from'], run['seed'])
+    vocabularies = vocabularies_lib.read(found)
+    arrays = builders.get(run['dataset']['name']).INPUT.kind == 'array'
+    if arrays != (vocabularies.tokenizer is None):
+      kinds = ('texts', 'arrays') if arrays else ('arrays', 'texts')
+      raise errors.ConfigError(
+        f'init_from: {found} was trained on {kinds[0]}, and {run["dataset"]["name"]!r} has '
+        f'{kinds[1]}'
+      )
+  elif run['encoder']['name'] == 'bert' and not run['dataset']['tokenizer']:
+    tokenizer = text.pretrained(encoders.bert.tokenizer(run['encoder']['bert']['path']))
+  return pipeline.load(
+    run['dataset'],
+    tuple(run['tasks']),
+    run['train']['batch_size'],
+    run['seed'],
+    vocabularies,
+    tokenizer,
+    new_tasks=True,
+  )
+
+
+def elsewhere(run: Run) -> bool:
+  """Whether training starts from parameters that others trained."""
+  bert = run['encoder'].get('bert', {})
+  return bool(run['init_from'] or bert.get('pretrained'))
+
+
+def transplant(run: Run, data: pipeline.Data, params: Any, seed: int) -> Any:
+  """Initial parameters with the values of an earlier run, or of a pretrained encoder."""
+  options = run['transfer']
+  layers = transfer.layers_of(params, options['layers'])
+  renewed = transfer.highest(layers, options['reinitialize'])
+  if not run['init_from']:
+    bert = run['encoder']['bert']
+    given = encoders.bert.load(bert['path'], bert['layers'])
+    return transfer.from_encoder(params, given.params, fresh=renewed).params
+  found = transfer.find_run(run['init_from'], seed)
+  earlier = vocabularies_lib.read(found)
+  for task, names in earlier.labels.items():
+    if data.label_names.get(task, names) != names:
+      raise errors.ConfigError(f'init_from: {found} has other classes of task {task!r}')
+  tokenizers = [v.tokenizer and v.tokenizer.backend.to_str() for v in (earlier, data.vocabularies)]
+  if tokenizers[0] != tokenizers[1]:
+    raise errors.ConfigError(f'init_from: {found} has another tokenizer than the first seed')
+  made = transfer.from_params(params, transfer.read_run(found), fresh=renewed)
+  fresh_heads = sorted({'/'.join(path.split('/')[:2]) for path in made.fresh})
+  _LOG.info(
+    'starts from %s; fresh: %s; not used: %s',
+    '/'.join(found.parts[-2:]),
+    ', '.join(fresh_heads) or 'nothing',
+    ', '.join(sorted({'/'.join(path.split('/')[:2]) for path in made.unused})) or 'nothing',
+  )
+  return made.params
+
+
+def freeze(model: MultiTaskModel, run: Run, batch: Any) -> tuple[MultiTaskModel, list[str]]:
+  """The model without gradients on frozen parameters of θ, and the paths of all frozen ones."""
+  options = run['transfer']
+  if not (options['freeze_layers'] or options['freeze'] or model.frozen):
+    return model, []
+  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
+  layers = transfer.layers_of(shapes, options['layers'])
+  for pattern in options['freeze']:
+    if not any(is_frozen(path, [pattern]) for path in layers):
+      raise errors.ConfigError(
+        f'transfer.freeze: {pattern!r} matches no parameter whole; there are, for example, '
+        f'{", ".join(list(layers)[:5])}'
+      )
+  patterns = (*model.frozen, *options['freeze'])
+  lowest = transfer.lowest(layers, options['freeze_layers'])
+  chosen = [path for path in layers if path in lowest or is_frozen(path, patterns)]
+  if len(chosen) == len(layers):
+    raise errors.ConfigError('transfer: every parameter is frozen, and nothing could be learned')
+  held = tuple(re.escape(path) for path in chosen if path.startswith('shared/'))
+  return dataclasses.replace(model, frozen=held), chosen
+
+
+def anchored(model: MultiTaskModel, run: Run, batch: Any) -> list[str] | None:
+  """Paths of the parameters that `transfer.l2_sp` holds to where they start; None: the shared."""
+  tasks = run['transfer']['l2_sp_tasks']
+  if not tasks:
+    return None
+  return read_by(model, jax.eval_shape(model.init, jax.random.key(0), batch), batch, tasks)
+
+
+def check_transfer(run: Run) -> None:
+  """Raises ConfigError unless the options of transfer fit each other."""
+  options = run['transfer']
+  for pattern in (options['layers'], *options['freeze']):
+    try:
+      compiled = re.compile(pattern)
+    except re.error as e:
+      raise errors.ConfigError(f'transfer: {pattern!r} is no regular expression: {e}') from None
+    if pattern == options['layers'] and compiled.groups != 1:
+      raise errors.ConfigError(
+        f'transfer.layers: {pattern!r} needs one group, around the number of a layer'
+      )
+  for name in options['l2_sp_tasks']:
+    if name not in run['tasks']:
+      near = errors.nearest(name, run['tasks'])
+      raise errors.ConfigError(f'transfer.l2_sp_tasks: no task {name!r}{near}')
+  if options['l2_sp_tasks'] and not options['l2_sp']:
+    raise errors.ConfigError('transfer.l2_sp_tasks: set transfer.l2_sp, the strength, too')
+  if not 0 < options['layer_decay'] <= 1:
+    raise errors.ConfigError(
+      f'transfer.layer_decay: need more than 0 and at most 1, not {options["layer_decay"]}'
+    )
+  if options['reinitialize'] and not elsewhere(run):
+    raise errors.ConfigError(
+      'transfer.reinitialize: every layer is fresh: there is neither init_from nor a pretrained '
+      'encoder'
+    )

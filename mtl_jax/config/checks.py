@@ -1,0 +1,169 @@
+"""The checks of a single run's config, before anything is made of it."""
+
+import math
+
+from mtl_jax import encoders, errors, heads, metrics, optim, sharing, train_step
+from mtl_jax.build import balance, encoder, model, start
+from mtl_jax.data import builders
+from mtl_jax.plain import Plain, is_int, is_number, is_section, leaves
+
+# `X.name` picks one of these; `X.<name>` holds its options. `balance.name` may join some with '+'.
+CHOICES: dict[str, tuple[str, ...]] = {
+  'encoder': (*encoders.ENCODERS, 'bert'),  # or 'package.module:Name'
+  'sharing': tuple(sharing.SHARING),
+  'balance': tuple(optim.METHODS),
+  'optimizer': ('adamw', 'adam', 'sgd'),
+  'optimizer.schedule': ('constant', 'cosine', 'linear', 'exponential'),
+}
+_BELOW_ONE = ('.dropout', '.momentum', '.b1', '.b2', '.ema_gramian', '.ema_weights')
+
+
+def check(run: Plain, where: str) -> Plain:
+  """Checks a single run's values; returns it with only the tasks and options that are used."""
+  try:
+    _check_dataset(run)
+    for section, names in CHOICES.items():
+      _choose(run, section, names)
+    _check_values(run)
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'{where}{e}') from None
+  return run
+
+
+def _check_dataset(run: Plain) -> None:
+  builder = builders.get(run['dataset']['name'])
+  specs = builder.TASKS
+  only = [name for names in run.pop('only') for name in str(names).split(',')]  # --config.only=a,b
+  for name in run['tasks']:
+    if name not in specs:
+      raise errors.ConfigError(
+        f'tasks: data set {run["dataset"]["name"]!r} has no task {name!r}'
+        f'{errors.nearest(name, specs)}'
+      )
+  for name in only:
+    if name not in run['tasks']:
+      raise errors.ConfigError(f'only: no task {name!r}{errors.nearest(name, run["tasks"])}')
+  # In the order of the data set, so that the numbers do not depend on the order in the config.
+  given = run['tasks']
+  run['tasks'] = {name: given[name] for name in specs if name in given and name in (only or given)}
+  if not run['tasks']:
+    raise errors.ConfigError(f'tasks: name at least one{errors.nearest("", specs)}')
+  for name, options in run['tasks'].items():
+    for key in ('pooling', 'sentence'):
+      if options[key] not in heads.POOLINGS and (key, options[key]) != ('sentence', ''):
+        raise errors.ConfigError(
+          f'tasks.{name}.{key}: no {options[key]!r}{errors.nearest(options[key], heads.POOLINGS)}'
+        )
+    metrics.check(name, specs[name].kind, specs[name].metrics, specs[name].labels)
+  metric = run['train']['early_stopping']['metric']
+  valid = ['mean', 'loss', 'joint.exact_match']
+  valid += [f'{name}.{metric}' for name in run['tasks'] for metric in specs[name].metrics]
+  if metric not in valid:
+    raise errors.ConfigError(
+      f'train.early_stopping.metric: no metric {metric!r}{errors.nearest(metric, valid)}'
+    )
+  if metric == 'joint.exact_match' and builder.OWNER:
+    raise errors.ConfigError(
+      'train.early_stopping.metric: joint exact match is that of tasks which share their examples, '
+      f'and those of {run["dataset"]["name"]!r} do not'
+    )
+  if metric == 'joint.exact_match' and all(specs[n].kind == 'regression' for n in run['tasks']):
+    raise errors.ConfigError('train.early_stopping.metric: regression has no joint exact match')
+
+
+def _choose(run: Plain, section: str, names: tuple[str, ...]) -> None:
+  """Checks `section.name` and drops the options of what it does not choose."""
+  node = run
+  for part in section.split('.'):
+    node = node[part]
+  chosen = node['name'].split('+') if section == 'balance' else [node['name']]
+  if section == 'encoder':
+    if encoders.custom.is_dotted(node['name']):
+      chosen = []
+    else:
+      node.pop('custom', None)
+  for name in chosen:
+    if name not in names:
+      raise errors.ConfigError(f'{section}.name: no {name!r}{errors.nearest(name, names)}')
+  if section == 'balance':
+    for name in chosen[:-1]:
+      if not isinstance(optim.get(name), optim.Normalizer):
+        raise errors.ConfigError(
+          f'balance.name: {node["name"]!r}: {name!r} makes one direction of the gradients, so '
+          'nothing can follow it'
+        )
+  for name in names:
+    if name not in chosen:
+      node.pop(name, None)
+
+
+def _check_values(run: Plain) -> None:
+  train = run['train']
+  if (train['steps'] > 0) == (train['epochs'] > 0):
+    raise errors.ConfigError(
+      'train: give either steps or epochs, and leave the other at 0 '
+      f'(now steps={train["steps"]}, epochs={train["epochs"]})'
+    )
+  sections = ('tasks', 'optimizer', 'train', 'eval', 'mesh', 'encoder', 'balance', 'transfer')
+  for path, value in leaves({name: run[name] for name in sections}):
+    if not is_number(value) or path.startswith('encoder.custom.'):
+      continue
+    counts = path.startswith('encoder.') and is_int(value) and path != 'encoder.bert.layers'
+    least = int(
+      counts or path.endswith(('.batch_size', '.log_every', '.every', '.every_k', '.fsdp'))
+    )
+    if not least <= value < math.inf:
+      raise errors.ConfigError(f'{path}: need {least} or more, not {value}')
+    if path.endswith(_BELOW_ONE) and value >= 1:
+      raise errors.ConfigError(f'{path}: need less than 1, not {value}')
+  for path, value in leaves({'sharing': run['sharing'], 'transfer': run['transfer']}):
+    if is_number(value) and not math.isfinite(value):
+      raise errors.ConfigError(f'{path}: need a finite number, not {value}')
+    if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
+      raise errors.ConfigError(f"{path}: need texts, such as ('a', 'b'), not {value}")
+  encoder.check_encoder(run)
+  start.check_transfer(run)
+  model.check_sharing(run)
+  _check_balance(run)
+  if run['dtype'] not in ('float32', 'bfloat16'):
+    raise errors.ConfigError(f'dtype: no {run["dtype"]!r}; Valid: bfloat16, float32')
+
+
+def _check_balance(run: Plain) -> None:
+  options = run['balance']
+  for key, valid in (('at', train_step.AT), ('jacobian', train_step.JACOBIAN)):
+    if options[key] not in valid:
+      raise errors.ConfigError(
+        f'balance.{key}: no {options[key]!r}{errors.nearest(options[key], valid)}'
+      )
+  tasks = list(run['tasks'])
+  for path, value in leaves({'balance': options}):
+    if not isinstance(value, tuple) or path == 'balance.groups' or not value:
+      continue
+    if len(value) != len(tasks) or not all(map(is_number, value)):
+      raise errors.ConfigError(
+        f'{path}: need {len(tasks)} numbers, one a task ({", ".join(tasks)}), not {value}'
+      )
+  named = [group for group in options['groups'] if group in optim.GROUPS]
+  if named and len(options['groups']) > 1:
+    raise errors.ConfigError(
+      f'balance.groups: need one of {", ".join(optim.GROUPS)}, or regular expressions, not '
+      f'{options["groups"]}'
+    )
+  if not all(isinstance(group, str) and ',' not in group for group in options['groups']):
+    raise errors.ConfigError(
+      f"balance.groups: need texts without commas, such as ('layer_0/.*', 'layer_1/.*'), not "
+      f'{options["groups"]}'
+    )
+  balance.check_balance(run)
+
+
+def check_paper(paper: Plain) -> None:
+  """Raises ConfigError unless `paper` has a source and rows of numbers."""
+  for name in paper:
+    if name not in ('source', 'rows'):
+      raise errors.ConfigError(f'paper: no key {name!r}{errors.nearest(name, ("source", "rows"))}')
+  rows = paper.get('rows', {})
+  for row in rows.values() if is_section(rows) else (rows,):
+    if not is_section(row) or not all(v is None or is_number(v) for v in row.values()):
+      raise errors.ConfigError(f'paper.rows: need {{model: {{metric: percent}}}}, not {row!r}')

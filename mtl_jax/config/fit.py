@@ -1,0 +1,92 @@
+"""Values given for keys: whether there is such a key, and its type."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+from mtl_jax import errors
+from mtl_jax.plain import Plain, is_int, is_number, is_section, plain
+
+TASK: Plain = {
+  'weight': 1.0,  # multiplies the task's loss
+  'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
+  # How a head for whole examples reads the tokens: see heads.POOLINGS. Without tokens: unused.
+  'pooling': 'mean',
+  'sentence': '',  # tagging: how the view of the sentence beside each token is pooled; '': none
+  'hidden': 0,  # width of a layer of the task's own, before its outputs; 0: none
+  'dropout': 0.0,  # on what the head reads, or on its hidden layer
+}
+
+
+def check_path(config: config_dict.ConfigDict | Mapping[str, Any], path: str) -> None:
+  """Raises ConfigError, with the nearest valid name, unless `path` names a key of the config."""
+  node: Any = plain(config)
+  walked: list[str] = []
+  for part in path.split('.'):
+    where = '.'.join(walked)
+    if not is_section(node):
+      raise errors.ConfigError(f'{where} is a single value and has no key {part!r}')
+    if part not in node and where == 'encoder.custom':
+      raise errors.ConfigError(f'no key {part!r} in {where}: set it in the config file first')
+    if part not in node:
+      inside = f' in {where}' if where else ''
+      raise errors.ConfigError(f'no key {part!r}{inside}{errors.nearest(part, node)}')
+    node = node[part]
+    walked.append(part)
+
+
+def merge(path: str, base: Plain, given: Mapping[str, Any]) -> Plain:
+  """Returns `base` with the values of `given`, which may only have keys and types that base has."""
+  merged = dict(base)
+  for name, value in given.items():
+    where = f'{path}.{name}' if path else name
+    if name not in base:
+      inside = f' in {path}' if path else ''
+      raise errors.ConfigError(f'no key {name!r}{inside}{errors.nearest(name, base)}')
+    merged[name] = _fit(where, base[name], value)
+  return merged
+
+
+def _fit(where: str, base: Any, value: Any) -> Any:
+  """Returns `value` in the type of `base`."""
+  if where in ('variants', 'paper') and is_section(value):
+    return dict(value)  # their names are the user's own
+  if where == 'encoder.custom' and is_section(value):
+    return plain(value)
+  if where == 'tasks' and is_section(value):
+    return {name: merge(f'tasks.{name}', TASK, given) for name, given in value.items()}
+  if is_section(base) and is_section(value):
+    return merge(where, base, value)
+  if isinstance(base, tuple) and isinstance(value, tuple | list):
+    return tuple(value)
+  if isinstance(base, float) and is_number(value):
+    return float(value)
+  if is_int(base) and is_int(value):
+    return value
+  if isinstance(base, bool | str) and type(base) is type(value):
+    return value
+  raise errors.ConfigError(f'{where}: need {_describe(base)}, not {value!r}')
+
+
+def _describe(base: Any) -> str:
+  if is_section(base):
+    return 'a section with keys'
+  kinds = {bool: 'True or False', int: 'an integer', float: 'a number', str: 'a text'}
+  return kinds.get(type(base), f'a {type(base).__name__}')
+
+
+def assign(run: Plain, path: str, value: Any, where: str) -> None:
+  """Sets the key at a dotted path."""
+  *parents, last = path.split('.')
+  if parents == ['encoder', 'custom']:
+    run['encoder']['custom'][last] = value
+    return
+  try:
+    check_path(run, path)
+    node = run
+    for part in parents:
+      node = node[part]
+    node[last] = _fit(path, node[last], value)
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'{where}{e}') from None

@@ -1,0 +1,228 @@
+"""The Jacobian of a model with two halves, in each of the two regimes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mtl_jax.gradients import halves, linear
+from mtl_jax.gradients.linear import Jacobian, Representation
+
+
+def shared_inputs(model, params, batch, key, stacked, push):
+  """All tasks read the same inputs: one forward, a backward for each row that is asked for."""
+  del stacked
+  names = model.task_names
+  by_task = halves.examples(batch, names)
+  features, pull, push_features = _forward(
+    lambda shared: model.encode(shared, batch['inputs'], halves.encode_key(key, 0)),
+    params['shared'],
+    push,
+  )
+  heads = _head_gradients(model, params, by_task, dict.fromkeys(by_task, features), key, names)
+  cotangents = halves.stack_trees([heads[name][2] for name in by_task])
+  places = [names.index(name) for name in by_task]
+
+  def rows(at_once):
+    if at_once is None and jax.default_backend() == 'cpu':
+      at_once = 2
+    pulled = linear.map_rows(lambda cotangent: pull(cotangent)[0], cotangents, at_once)
+    return _in_order(names, [(list(by_task), pulled)])
+
+  def weighted(weights):
+    return pull(linear.weighted(linear.take(weights, places), cotangents))[0]
+
+  def pushed(direction):
+    tangents = [jnp.broadcast_to(t, (len(places), *t.shape)) for t in push_features(direction)]
+    return linear.put(linear.inner_products(len(places), cotangents, tangents), places, len(names))
+
+  losses, present, tasks = _assemble(params, names, heads)
+  return Jacobian(
+    losses,
+    present,
+    tasks,
+    rows,
+    weighted,
+    pushed if push else None,
+    Representation(cotangents, True, places, lambda leaves: pull(leaves)[0]),
+  )
+
+
+def own_features(model, params, batch, key, stacked, push):
+  """Own inputs, or an encoder that works differently for each task: one backward for all."""
+  names = model.task_names
+  by_task = halves.examples(batch, names)
+  shared = params['shared']
+  heads: dict[str, Any] = {}
+  maps = []
+  for group in halves.groups(model, params, batch, key):
+    if stacked:
+      features, pull = _mapped_vjp(model, shared, group)
+      push_features = None
+    else:
+      features, pull, push_features = _forward(
+        lambda both, group=group: halves.encode_group(model, both[0], both[1], group),
+        (shared, group.own),
+        push,
+      )
+    by_name = dict(zip(group.names, halves.rows_of(features), strict=True))
+    part = {name: by_task[name] for name in group.names}
+    heads |= _head_gradients(model, params, part, by_name, key, names)
+    cotangents = halves.stack_trees([heads[name][2] for name in group.names])
+    pulled: Any = pull(cotangents) if stacked else None  # leaves [A, ...]
+    if jax.tree.leaves(group.own):
+      own = pulled[1] if stacked else pull(cotangents)[0][1]
+      for row, name in enumerate(group.names):
+        value, count, feature_grad, grad = heads[name]
+        added = jax.tree.map(jnp.add, grad['encoder'], halves.take_row(own, row))
+        heads[name] = (value, count, feature_grad, {**grad, 'encoder': added})
+    maps.append((group, cotangents, pull, pulled, push_features))
+
+  def rows(at_once):
+    del at_once
+    return _in_order(names, [(group.names, pulled[0]) for group, _, _, pulled, _ in maps])
+
+  def weighted(weights):
+    total = None
+    for group, cotangents, pull, pulled, _ in maps:
+      weights_here = linear.take(weights, group.places)
+      if stacked:
+        part = linear.weighted(weights_here, pulled[0])
+      else:
+        part = pull(linear.scaled(weights_here, cotangents))[0][0]
+      total = part if total is None else jax.tree.map(jnp.add, total, part)
+    return total
+
+  def pushed(direction):
+    total = jnp.zeros(len(names), jnp.float32)
+    for group, cotangents, _, _, push_features in maps:
+      assert push_features is not None
+      tangents = push_features((direction, jax.tree.map(jnp.zeros_like, group.own)))
+      total = total + linear.put(
+        linear.inner_products(len(group.places), cotangents, tangents), group.places, len(names)
+      )
+    return total
+
+  norms: dict[int, jax.Array] = {}
+  for group, cotangents, _, _, _ in maps:
+    squares = linear.inner_products(len(group.places), cotangents, cotangents)
+    norms |= dict(zip(group.places, squares, strict=True))
+  losses, present, tasks = _assemble(params, names, heads)
+  return Jacobian(
+    losses,
+    present,
+    tasks,
+    rows,
+    weighted,
+    pushed if push else None,
+    Representation(jnp.stack(list(norms.values())), False, list(norms), None),
+  )
+
+
+def _head_gradients(model, params, by_task, features, key, names):
+  """`{task: (loss [], count [], cotangents of the floating features, φ's gradient)}`."""
+  results = {}
+  for name, example in by_task.items():
+    head_key = halves.head_key(key, names.index(name))
+    leaves, rebuild = _floating_leaves(features[name])
+
+    def loss(task_params, leaves, name=name, example=example, rebuild=rebuild, head_key=head_key):
+      return model.task_loss(name, task_params, rebuild(leaves), example, head_key)
+
+    (value, count), (task_grad, feature_grad) = jax.value_and_grad(
+      loss, argnums=(0, 1), has_aux=True
+    )(params['tasks'][name], leaves)
+    results[name] = (value, count, feature_grad, task_grad)
+  return results
+
+
+def _assemble(params, names, heads):
+  """Losses, present and head gradients in the tasks' order, with zeros where a task is absent."""
+  zero = jnp.zeros((), jnp.float32)
+  losses = jnp.stack(
+    [heads[name][0].astype(jnp.float32) if name in heads else zero for name in names]
+  )
+  present = jnp.stack(
+    [heads[name][1] > 0 if name in heads else jnp.zeros((), bool) for name in names]
+  )
+  tasks = {
+    name: heads[name][3] if name in heads else jax.tree.map(jnp.zeros_like, params['tasks'][name])
+    for name in names
+  }
+  return losses, present, tasks
+
+
+def _in_order(names, blocks):
+  """Rows `[A, ...]` of one or more groups of tasks -> rows `[T, ...]` in the order of `names`."""
+  if len(blocks) == 1 and list(names) == blocks[0][0]:
+    return blocks[0][1]
+  places = [jnp.array([names.index(name) for name in group]) for group, _ in blocks]
+
+  def scatter(*leaves):
+    rows = jnp.zeros((len(names), *leaves[0].shape[1:]), leaves[0].dtype)
+    for place, leaf in zip(places, leaves, strict=True):
+      rows = rows.at[place].set(leaf)
+    return rows
+
+  return jax.tree.map(scatter, *(rows for _, rows in blocks))
+
+
+def _floating_leaves(tree: Any) -> tuple[list[jax.Array], Callable[[Sequence[jax.Array]], Any]]:
+  """The leaves that carry gradients, and the function that puts them back among the others."""
+  leaves, structure = jax.tree.flatten(tree)
+  floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+  def rebuild(values: Sequence[jax.Array]) -> Any:
+    rest = iter(values)
+    mixed = [next(rest) if f else leaf for f, leaf in zip(floating, leaves, strict=True)]
+    return jax.tree.unflatten(structure, mixed)
+
+  return [leaf for f, leaf in zip(floating, leaves, strict=True) if f], rebuild
+
+
+def _forward(encode, shared, push):
+  """Features, their pull-back (cotangents of the floating leaves -> θ) and their push-forward."""
+
+  def floating(shared):
+    features = encode(shared)
+    return _floating_leaves(features)[0], features
+
+  if not push:
+    _, pull, features = jax.vjp(floating, shared, has_aux=True)
+    return features, pull, None
+  _, linear, features = jax.linearize(floating, shared, has_aux=True)
+  return features, jax.linear_transpose(linear, shared), linear
+
+
+def _mapped_vjp(model, shared, group):
+  """`_forward` for the rows of a group at once: features `[A, ...]`, and their pull-back to
+  gradients `[A, ...]` of θ and of what of the tasks' own parameters takes part.
+
+  The residuals of one task's forward hold the weights beside the activations. The weights are the
+  same for every task, so they are kept out of the mapped outputs: no A copies of θ. (In bfloat16
+  computation the cast weights are not recognized, and are copied.)
+  """
+  weights = {id(leaf): leaf for leaf in jax.tree.leaves(shared)}
+  layout: dict[str, Any] = {}
+
+  def forward(inputs, key, index, own):
+    features, pull, _ = _forward(
+      lambda both: halves.encode_row(model, both[0], both[1], inputs, key, index),
+      (shared, own),
+      False,
+    )
+    residuals, layout['structure'] = jax.tree.flatten(pull)
+    layout['fixed'] = [weights.get(id(leaf)) for leaf in residuals]
+    mapped = [r for r, w in zip(residuals, layout['fixed'], strict=True) if w is None]
+    return features, mapped
+
+  features, mapped = group.map(forward, group.own)
+
+  def backward(args):
+    residuals, cotangents = args
+    residuals = iter(residuals)
+    leaves = [next(residuals) if w is None else w for w in layout['fixed']]
+    return jax.tree.unflatten(layout['structure'], leaves)(cotangents)[0]
+
+  return features, lambda cotangents: jax.vmap(backward)((mapped, cotangents))

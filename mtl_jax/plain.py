@@ -1,0 +1,74 @@
+"""A config as nested dicts of numbers, strings, bools and tuples; what of it tells runs apart."""
+
+import copy
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+Plain = dict[str, Any]
+_PATHS = ('data_dir', 'manual_dir')
+
+
+def plain(config: config_dict.ConfigDict | Mapping[str, Any]) -> Plain:
+  """Returns a config as nested dicts, whatever it was made from."""
+  return {name: plain(value) if is_section(value) else value for name, value in config.items()}
+
+
+def leaves(section: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, Any]]:
+  """Yields (dotted path, value) of everything that is no section."""
+  for name, value in section.items():
+    if is_section(value) and value:
+      yield from leaves(value, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}', value
+
+
+def is_section(value: Any) -> bool:
+  """Whether it has keys."""
+  return isinstance(value, Mapping | config_dict.ConfigDict)
+
+
+def is_int(value: Any) -> bool:
+  """An integer, and no bool."""
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+  """An integer or float, and no bool."""
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def to_json(run: Plain) -> str:
+  """Returns a run's config as text; equal `portable` configs give equal texts."""
+  return json.dumps(portable(run), indent=2, ensure_ascii=False) + '\n'
+
+
+def portable(run: Plain) -> Plain:
+  """Returns a run's config without the paths of this machine."""
+  run = copy.deepcopy(run)
+  for key in _PATHS:
+    if is_section(run.get('dataset')):
+      run['dataset'].pop(key, None)
+  for path in ('encoder.embedding.vectors', 'encoder.bert.path', 'init_from'):
+    *sections, key = path.split('.')
+    node: Any = run
+    for section in sections:
+      node = node.get(section, {})
+    if node.get(key):
+      parts = pathlib.PurePath(node[key]).parts
+      node[key] = '/'.join(parts[-2:] if path == 'init_from' else parts[-1:])
+  return run
+
+
+def differences(old: Plain, new: Plain) -> list[str]:
+  """Returns `key: old -> new` for every key in which two configs read from JSON differ."""
+  before, after = dict(leaves(old)), dict(leaves(new))
+  absent = '(absent)'
+  return [
+    f'{path}: {before.get(path, absent)!r} -> {after.get(path, absent)!r}'
+    for path in before | after
+    if before.get(path, absent) != after.get(path, absent)
+  ]

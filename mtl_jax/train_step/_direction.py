@@ -1,0 +1,378 @@
+"""From a batch to one gradient: the cheapest way to what a balancing method needs.
+
+`train_step` makes the update of it. Methods are told apart by what they declare, never by name.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtl_jax import gradients, sharding
+from mtl_jax.optim import _base
+from mtl_jax.train_step import _path, _watch
+
+AT = ('parameters', 'representation')
+JACOBIAN = ('auto', 'stacked', 'sequential', 'matrix_free')
+_BALANCE = 2**32 - 1  # apart from what `halves` folds in: twice a task's index, and one more
+
+
+class Result(NamedTuple):
+  """Losses `[T]`, present `[T]`, the gradient of all parameters, the balance's state, metrics."""
+
+  losses: jax.Array
+  present: jax.Array
+  grads: Any
+  balance_state: Any
+  metrics: dict[str, jax.Array]
+
+
+def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Result]:
+  """`direction(params, balance_state, batch, validation, key) -> Result` of a model and a balance.
+
+  Raises:
+    ValueError: an unknown option, or one that the method cannot follow.
+  """
+  check(balance, options.at, options.jacobian)
+  weighting = getattr(balance, 'weighting', None)
+  needs = getattr(balance, 'needs', 'jacobian')
+  if needs == 'functions':
+    return _Functions(model, balance, options)
+  if needs == 'losses':
+    return _Losses(model, weighting, options)
+  if options.at == 'representation':
+    return _Representation(model, balance, options)
+  if weighting is None:
+    return _Stacked(model, balance, options)
+  return _Gramian(model, weighting, options)
+
+
+def check(balance: Any, at: str, jacobian: str) -> None:
+  """Raises ValueError unless the options exist and the method can be computed so."""
+  for name, value, valid in (('at', at, AT), ('jacobian', jacobian, JACOBIAN)):
+    if value not in valid:
+      raise ValueError(f'{name}={value!r} is none of {", ".join(valid)}.')
+  weighting = getattr(balance, 'weighting', None)
+  needs = getattr(balance, 'needs', 'jacobian')
+  if jacobian == 'matrix_free' and weighting is None:
+    raise ValueError(f"jacobian='matrix_free' cannot serve a method that needs {needs!r}.")
+  if at == 'representation' and jacobian != 'auto':
+    raise ValueError(
+      f"jacobian={jacobian!r} is a way to the parameters' gradients: at='parameters'."
+    )
+  if at == 'representation' and needs == 'functions':
+    raise ValueError("at='representation' cannot serve a method that needs 'functions'.")
+  if at == 'representation' and weighting is not None and weighting.batches > 1:
+    raise ValueError("at='representation': a method on independent batches has no common one.")
+
+
+class _Losses:
+  """Weights first, then one backward of Σ wᵢLᵢ."""
+
+  def __init__(self, model, weighting, options):
+    self._model, self._weighting, self._options = model, weighting, options
+    self._logged: set[str] = set()
+
+  def __call__(self, params, balance_state, batch, validation, key):
+    del validation
+    result = self._weighted(params, balance_state, batch, key)
+    if not self._options.monitor:
+      return result
+    watched = _watch.of_model(
+      self._model, params, batch, key, result.grads, self._options, self._logged
+    )
+    return result._replace(metrics=result.metrics | watched)
+
+  def _weighted(self, params, balance_state, batch, key):
+    if self._options.unit_task_weights and gradients.is_split(params):
+      return _one_backward(self._model, self._weighting, params, balance_state, batch, key)
+    losses, pull, present = jax.vjp(
+      lambda params: _path.losses_of(self._model, params, batch, key), params, has_aux=True
+    )
+    weights, balance_state = _base.weigh(
+      self._weighting, balance_state, losses=losses, present=present, key=_balance_key(key)
+    )
+    (grads,) = pull(weights)
+    finite = _watch.finite_sum(self._model, losses, grads)
+    return Result(losses, present, grads, balance_state, {'weight': weights, 'finite': finite})
+
+
+class _Gramian:
+  """G = J·Jᵀ, weights, Jᵀw; with several batches G = J₁·J₂ᵀ and the direction of the last."""
+
+  def __init__(self, model, weighting, options):
+    self._model, self._weighting, self._options = model, weighting, options
+    self._logged: set[str] = set()
+
+  def __call__(self, params, balance_state, batch, validation, key):
+    del validation
+    if self._weighting.held is None:
+      return self._whole(params, balance_state, batch, key)
+    # A held weight needs no Gramian: on such a step, one backward.
+    due, _, _ = self._weighting.held(balance_state)
+    return jax.lax.cond(due, self._whole, self._held, params, balance_state, batch, key)
+
+  def _held(self, params, balance_state, batch, key):
+    _, weights, balance_state = self._weighting.held(balance_state)
+    jacobian = gradients.linearize(self._model, params, batch, key)
+    usable = jacobian.present & jnp.isfinite(jacobian.losses)
+    weights = jnp.where(usable, weights, 0.0)
+    result = _pulled(self._model, params, jacobian, weights, balance_state)
+    tasks = weights.shape[0]
+    unknown = {
+      'gradient_norm': jnp.full(tasks, jnp.nan, jnp.float32),
+      'cosine': jnp.full((tasks, tasks), jnp.nan, jnp.float32),
+    }
+    if self._options.monitor:
+      unknown |= dict.fromkeys(('conflict', 'improved'), jnp.full((), jnp.nan, jnp.float32))
+    return result._replace(metrics=result.metrics | unknown)
+
+  def _whole(self, params, balance_state, batch, key):
+    options, count = self._options, self._weighting.batches
+    parts = [batch] if count == 1 else [_part(batch, k, count) for k in range(count)]
+    keys = [key] if count == 1 or key is None else jax.random.split(key, count)
+    shared = _path.shared_of(params)
+    tasks = _path.tasks_in(self._model, params, batch)
+    path = _path.choose(options, shared, count * tasks, True, self._logged)
+    free = path == 'matrix_free'
+    jacobians = [
+      gradients.linearize(self._model, params, part, k, stacked=not free, push=free)
+      for part, k in zip(parts, keys, strict=True)
+    ]
+    last = jacobians[-1]
+    losses = sum(jacobian.losses for jacobian in jacobians) / jnp.float32(count)
+    present = jnp.all(jnp.stack([jacobian.present for jacobian in jacobians]), axis=0)
+    extra = {}
+    if not jax.tree.leaves(shared):  # a shared half without parameters
+      gram = norms = jnp.zeros((losses.shape[0], losses.shape[0]), jnp.float32)
+      combine = last.pull
+    elif free:
+      gram = _path.free_gramian(jacobians[0], jacobians[min(count - 1, 1)])
+      norms = gram if count == 1 else _path.free_gramian(last, last)
+      combine = last.pull
+    else:
+      rows = [jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
+              for jacobian in jacobians]  # fmt: skip
+      other = rows[1] if count > 1 else None
+      gram = gradients.gramian(rows[0], other, sharded=options.sharded)
+      norms = gram if count == 1 else gradients.gramian(rows[-1], sharded=options.sharded)
+      extra = {'stacked': rows[-1]}
+
+      def combine(weights):
+        return gradients.combine(weights, rows[-1])
+
+    weights, balance_state = _base.weigh(
+      self._weighting,
+      balance_state,
+      present=present,
+      losses=losses,
+      gramian=gram,
+      key=_balance_key(key),
+      **extra,
+    )
+    tasks = last.tasks
+    if count > 1 and tasks is not None:  # the tasks' own parameters see the whole batch
+      tasks = jax.tree.map(lambda *g: sum(g) / count, *(j.tasks for j in jacobians))
+    metrics = _watch.of_gramian(norms) | {'weight': weights}
+    if options.monitor:
+      metrics |= _watch.monitored(norms, _base.dot(norms, weights), present)
+    metrics['finite'] = _watch.finite(self._model, losses, metrics['gradient_norm'], tasks)
+    grads = _join(params, combine(weights), tasks)
+    return Result(losses, present, grads, balance_state, metrics)
+
+
+class _Stacked:
+  """The stacked gradients, to a method that looks inside them."""
+
+  def __init__(self, model, balance, options):
+    self._model, self._options = model, options
+    self._transform = optax.with_extra_args_support(balance)
+    self._logged: set[str] = set()
+
+  def __call__(self, params, balance_state, batch, validation, key):
+    del validation
+    options = self._options
+    shared = _path.shared_of(params)
+    path = _path.choose(
+      options, shared, _path.tasks_in(self._model, params, batch), False, self._logged
+    )
+    jacobian = gradients.linearize(self._model, params, batch, key, stacked=True)
+    rows = jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
+    direction = rows
+    if jax.tree.leaves(shared):  # else there is nothing to balance
+      direction, balance_state = self._transform.update(
+        rows,
+        balance_state,
+        shared,
+        losses=jacobian.losses,
+        present=jacobian.present,
+        key=_balance_key(key),
+      )
+    _check_direction(direction, shared)
+    metrics = _watch.of_rows(rows, direction, jacobian, options)
+    metrics |= _watch.weights_in(balance_state)
+    metrics['finite'] = _watch.finite(
+      self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
+    )
+    grads = _join(params, direction, jacobian.tasks)
+    return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+
+
+class _Representation:
+  """Balances the gradients of the features that the tasks share: one forward, one backward."""
+
+  def __init__(self, model, balance, options):
+    if not gradients.has_two_halves(model):
+      raise ValueError("at='representation' needs a model of two halves (see gradients.TwoHalves).")
+    self._model, self._balance, self._options = model, balance, options
+
+  def __call__(self, params, balance_state, batch, validation, key):
+    del validation
+    jacobian = gradients.linearize(self._model, params, batch, key)
+    features = jacobian.representation
+    assert features is not None
+    tasks = jacobian.losses.shape[0]
+    places = jnp.array(features.places)
+    known = {'losses': jacobian.losses, 'present': jacobian.present, 'key': _balance_key(key)}
+    if getattr(self._balance, 'weighting', None) is None:
+      return self._inside(params, balance_state, jacobian, features, known)
+    if features.shared:
+      gram = gradients.gramian(features.rows, sharded=self._options.sharded)
+      gram = jnp.zeros((tasks, tasks), jnp.float32).at[places[:, None], places[None, :]].set(gram)
+    else:  # each task has features of its own: their gradients share no coordinate
+      gram = jnp.diag(jnp.zeros(tasks, jnp.float32).at[places].set(features.rows))
+    weighting = self._balance.weighting
+    weights, balance_state = _base.weigh(weighting, balance_state, gramian=gram, **known)
+    own = jacobian.tasks
+    metrics = _watch.of_gramian(gram) | {'weight': weights}
+    if self._options.monitor:
+      metrics |= _watch.monitored(gram, _base.dot(gram, weights), jacobian.present)
+    metrics['finite'] = _watch.finite(self._model, jacobian.losses, metrics['gradient_norm'], own)
+    grads = _join(params, jacobian.pull(weights), own)
+    return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+
+  def _inside(self, params, balance_state, jacobian, features, known):
+    if not features.shared:
+      raise ValueError(
+        "at='representation' with a method that looks inside the gradients needs shared inputs: "
+        'tasks with inputs of their own share no features.'
+      )
+    tasks, places = jacobian.losses.shape[0], jnp.array(features.places)
+    rows = jax.tree.map(
+      lambda leaf: jnp.zeros((tasks, *leaf.shape[1:]), leaf.dtype).at[places].set(leaf),
+      features.rows,
+    )
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
+    fresh = jax.eval_shape(lambda: init_balance(self._balance, like, tasks))
+    if jax.tree.map(jnp.shape, fresh) != jax.tree.map(jnp.shape, balance_state):
+      raise ValueError(
+        "at='representation': this method keeps state of the parameters' shapes, so it works "
+        "at='parameters' only."
+      )
+    transform = optax.with_extra_args_support(self._balance)
+    cotangent, balance_state = transform.update(rows, balance_state, **known)
+    metrics = _watch.of_rows(rows, cotangent, jacobian, self._options) | _watch.weights_in(
+      balance_state
+    )
+    metrics['finite'] = _watch.finite(
+      self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
+    )
+    grads = _join(params, features.pull(cotangent), jacobian.tasks)
+    return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+
+
+class _Functions:
+  """The losses as functions of all parameters, on a training and on a validation batch."""
+
+  def __init__(self, model, balance, options):
+    self._model, self._balance, self._options = model, balance, options
+    self._logged: set[str] = set()
+
+  def __call__(self, params, balance_state, batch, validation, key):
+    model = self._model
+    # Validation is without dropout where the model lets us say so.
+    held_key = None if gradients.has_two_halves(model) else key
+    if validation is None:
+      batch, validation = _part(batch, 0, 2), _part(batch, 1, 2)
+    losses, present = _path.losses_of(model, params, batch, key)
+    grads, balance_state = self._balance.update(
+      None,
+      balance_state,
+      params,
+      losses=losses,
+      present=present,
+      key=_balance_key(key),
+      loss_fn=lambda p: _path.losses_of(model, p, batch, key)[0],
+      validation_fn=lambda p: _path.losses_of(model, p, validation, held_key)[0],
+    )
+    _check_direction(grads, params)
+    metrics = _watch.weights_in(balance_state)
+    if self._options.monitor:
+      metrics |= _watch.of_model(model, params, batch, key, grads, self._options, self._logged)
+    metrics['finite'] = _watch.finite_sum(model, losses, grads)
+    return Result(losses, present, grads, balance_state, metrics)
+
+
+def _one_backward(model, weighting, params, balance_state, batch, key):
+  """Weights without a Gramian, one backward of θ; the tasks' own gradients stay plain."""
+  jacobian = gradients.linearize(model, params, batch, key)
+  tasks = jacobian.losses.shape[0]
+  weights, balance_state = _base.weigh(
+    weighting,
+    balance_state,
+    present=jacobian.present,
+    losses=jacobian.losses,
+    gramian=jnp.zeros((tasks, tasks), jnp.float32),
+    key=_balance_key(key),
+  )
+  return _pulled(model, params, jacobian, weights, balance_state)
+
+
+def _pulled(model, params, jacobian, weights, balance_state):
+  grads = _join(params, jacobian.pull(weights), jacobian.tasks)
+  metrics = {'weight': weights, 'finite': _watch.finite_sum(model, jacobian.losses, grads)}
+  return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+
+
+def init_balance(balance: Any, params: Any, tasks: int | None) -> Any:
+  """The first state of a balancing method or any other optax transformation."""
+  return (
+    balance.init_tasks(params, tasks) if hasattr(balance, 'init_tasks') else balance.init(params)
+  )
+
+
+def _part(batch, index, count):
+  """Every count-th example from `index` on: one of `count` independent batches."""
+
+  def part(leaf):
+    if jnp.ndim(leaf) < 1 or leaf.shape[0] < count:
+      raise ValueError(
+        f'This method splits a batch into {count} independent ones, but an array of the batch has '
+        f'the shape {jnp.shape(leaf)}.'
+      )
+    return leaf[index::count]
+
+  return jax.tree.map(part, batch)
+
+
+def _balance_key(key):
+  return jax.random.fold_in(key, _BALANCE)
+
+
+def _join(params, shared, tasks):
+  return {'shared': shared, 'tasks': tasks} if gradients.is_split(params) else shared
+
+
+def _check_direction(direction, params):
+  """Refuses a balance that leaves the task axis, or is no balance at all."""
+
+  def check(path, leaf, param):
+    if jnp.shape(leaf) != jnp.shape(param):
+      raise ValueError(
+        f'balance gave {sharding.path_of(path)!r} the shape {jnp.shape(leaf)} for parameters of '
+        f'shape {jnp.shape(param)}: the chain must end with a balancer such as pcgrad().'
+      )
+
+  jax.tree_util.tree_map_with_path(check, direction, params)

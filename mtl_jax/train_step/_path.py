@@ -1,0 +1,94 @@
+"""The way to the tasks' gradients: all at once, one after the other, or never held."""
+
+import logging
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtl_jax import gradients
+from mtl_jax.gradients import halves
+
+_SHARE = 0.25  # of the device's memory that 'auto' gives to the stacked gradients
+_LOG = logging.getLogger('mtl_jax')
+
+
+class Options(NamedTuple):
+  """How `make_train_step` was asked to compute the direction; see there."""
+
+  at: str
+  jacobian: str
+  tasks_at_once: int | None
+  unit_task_weights: bool
+  monitor: bool
+  parameter_devices: int  # that share the parameters
+  sharded: bool
+
+
+def losses_of(model, params, batch, key):
+  """Losses `[T]` and present `[T]` of any model."""
+  if gradients.has_two_halves(model):
+    return halves.task_losses(model, params, batch, key)
+  args = (params, batch) if key is None else (params, batch, key)
+  losses = gradients.as_function(model)(*args).astype(jnp.float32)
+  return losses, jnp.ones(losses.shape, bool)
+
+
+def tasks_in(model: Any, params: Any = None, batch: Any = None) -> int | None:
+  """T; None for a single function to losses `[T]` without a batch to try it on."""
+  if gradients.has_two_halves(model):
+    return len(model.task_names)
+  if not callable(model):
+    return len(model)
+  if batch is None:
+    return None
+  try:
+    return jax.eval_shape(model, params, batch).shape[0]
+  except TypeError:  # it takes a key too
+    return jax.eval_shape(model, params, batch, jax.random.key(0)).shape[0]
+
+
+def shared_of(tree):
+  return tree['shared'] if gradients.is_split(tree) else tree
+
+
+def choose(options, shared, tasks, can_be_free, logged):
+  """The way to the rows, and once a note of it with the memory it will take."""
+  size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shared))
+  size //= options.parameter_devices
+  limit = int(_SHARE * _device_memory())
+  path = options.jacobian
+  if path == 'auto':
+    path = 'stacked' if tasks * size <= limit else ('matrix_free' if can_be_free else 'sequential')
+  predicted = (2 if path == 'matrix_free' else tasks) * size
+  note = (
+    f'jacobian={path!r}: {predicted / 2**20:.0f} MiB for {tasks} gradients of tasks'
+    + (f' (auto: stacked up to {limit / 2**20:.0f} MiB)' if options.jacobian == 'auto' else '')
+  )  # fmt: skip
+  if note not in logged:
+    logged.add(note)
+    _LOG.info(note)
+  return path
+
+
+def _device_memory():
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and 'bytes_limit' in stats:
+    return stats['bytes_limit']
+  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+
+def free_gramian(left, right):
+  """J₁·J₂ᵀ from T products J₁(J₂ᵀeᵢ), one after the other: one gradient is held at a time."""
+  tasks = left.losses.shape[0]
+
+  def column(unit):
+    row = right.pull(unit)
+    return left.push(row), gradients.norms(jax.tree.map(lambda leaf: leaf[None], row))[0]
+
+  columns, norms = jax.lax.map(column, jnp.eye(tasks, dtype=jnp.float32))
+  if left is not right:
+    return columns.T
+  # J(Jᵀe) rounds below zero on the diagonal where a gradient vanishes by cancellation.
+  return jnp.where(jnp.eye(tasks, dtype=bool), jnp.diag(norms**2), (columns + columns.T) / 2.0)

@@ -1,0 +1,82 @@
+"""What a step reports of its tasks: norms, cosines, conflicts, and which of them are finite."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtl_jax import gradients
+from mtl_jax.train_step import _path
+
+
+def of_gramian(gram):
+  return {'gradient_norm': jnp.sqrt(jnp.diagonal(gram)), 'cosine': gradients.cosines(gram)}
+
+
+def of_model(model, params, batch, key, grads, options, logged):
+  """What is monitored, for a method that has no use for each task's gradient."""
+  shared = _path.shared_of(params)
+  path = _path.choose(options, shared, _path.tasks_in(model, params, batch), True, logged)
+  free = path == 'matrix_free' and bool(jax.tree.leaves(shared))
+  jacobian = gradients.linearize(model, params, batch, key, stacked=not free, push=free)
+  direction = _path.shared_of(grads)
+  if jacobian.push is not None:
+    gram = _path.free_gramian(jacobian, jacobian)
+    return of_gramian(gram) | monitored(gram, jacobian.push(direction), jacobian.present)
+  rows = jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
+  return of_rows(rows, direction, jacobian, options)
+
+
+def of_rows(rows, direction, jacobian, options):
+  """Norms of the rows; on request, all that is monitored."""
+  if not jax.tree.leaves(rows):  # a shared half without parameters
+    tasks = jacobian.losses.shape[0]
+    rows, direction = {'none': jnp.zeros((tasks, 1))}, {'none': jnp.zeros(1)}
+  if not options.monitor:
+    return {'gradient_norm': gradients.norms(rows)}
+  gram = gradients.gramian(rows, sharded=options.sharded)
+  one = jax.tree.map(lambda leaf: leaf[None], direction)
+  along = gradients.gramian(rows, one, sharded=options.sharded)[:, 0]
+  return of_gramian(gram) | monitored(gram, along, jacobian.present)
+
+
+def monitored(gram, along, present):
+  """Share of pairs in conflict, and share of tasks that the direction improves to first order."""
+  here = present.astype(jnp.float32)
+  pairs = jnp.outer(here, here) * (1.0 - jnp.eye(here.shape[0]))
+  improved = jnp.sum(jnp.where(along > 0, here, 0.0)) / jnp.maximum(jnp.sum(here), 1.0)
+  conflict = jnp.sum(jnp.where(gram < 0, pairs, 0.0)) / jnp.maximum(jnp.sum(pairs), 1.0)
+  return {'conflict': conflict, 'improved': improved}
+
+
+def weights_in(state):
+  """The task weights that a method keeps in its state, for the metrics."""
+  weights = getattr(state, 'weights', None)
+  return {} if weights is None or jnp.ndim(weights) != 1 else {'weight': weights}
+
+
+def finite(model, losses, norms, tasks):
+  """`[T]` bool: loss, shared gradient and own gradient of each task."""
+  known = jnp.isfinite(losses) & jnp.isfinite(norms)
+  return known if tasks is None else known & _finite_heads(model, tasks, losses.shape[0])
+
+
+def finite_sum(model, losses, grads):
+  """`finite` where the shared gradient is a sum: where it alone is not, no task can be named."""
+  known = jnp.isfinite(losses)
+  if gradients.is_split(grads):
+    known = known & _finite_heads(model, grads['tasks'], losses.shape[0])
+  shared = _path.shared_of(grads)
+  return known & (jnp.isfinite(optax.tree.norm(shared)) | ~jnp.all(known))
+
+
+def _finite_heads(model, tasks, count):
+  names = _names(model, tasks, count)
+  if names is None:
+    return jnp.ones(count, bool)
+  return jnp.stack([jnp.isfinite(optax.tree.norm(tasks[name])) for name in names])
+
+
+def _names(model, tasks, count):
+  """The tasks' names in order, where they are the keys of `tasks`; else None."""
+  names = getattr(model, 'task_names', None) or (list(model) if hasattr(model, 'keys') else [])
+  return names if len(names) == count and set(names) == set(tasks) else None

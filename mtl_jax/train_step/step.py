@@ -1,0 +1,145 @@
+"""The train step and the evaluation step: pure functions of a state and a batch.
+
+Balancing methods are chosen by what they need (`Balancer.needs`), never by name.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from mtl_jax import sharding
+from mtl_jax.train_step import _direction, _path
+from mtl_jax.train_step.state import TrainState
+
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+  model: Any,
+  balance: optax.GradientTransformation,
+  optimizer: optax.GradientTransformation,
+  *,
+  mesh: Mesh | None = None,
+  rules: sharding.Rules = sharding.DEFAULT_RULES,
+  at: str = 'parameters',
+  jacobian: str = 'auto',
+  tasks_at_once: int | None = None,
+  unit_task_weights: bool = False,
+  monitor: bool = False,
+  jit: bool = True,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """One step of training: gradients of every task, one direction, one update.
+
+  What `balance` needs decides the way:
+
+  * 'losses': weights first, then one backward of the weighted sum;
+  * 'gramian': G = J·Jᵀ, weights, Jᵀw;
+  * 'jacobian', and any other optax transformation: the stacked gradients;
+  * 'functions': the losses as functions of all parameters, on a training and a validation batch.
+
+  A method that wants several independent batches gets every k-th example of the batch as one; one
+  that looks at the losses after the update gets a second forward. Task-specific parameters get
+  their loss's plain gradient, but for methods that need losses or functions: these weigh the whole
+  loss.
+
+  Args:
+    model: `MultiTaskModel`, another `gradients.TwoHalves`, or loss functions taking
+      `(params, batch, key)` (see `task_gradients`). One that changes over training has a method
+      `at(step)`, int32 `[]`, to the model of that step.
+    balance: a balancing method or any optax transformation of stacked gradients to one direction.
+    optimizer: any optax transformation; it gets the extra arguments `losses` `[T]` and
+      `value` `[]`, their sum.
+    mesh: from `sharding.make_mesh`; the batch must be on it (`sharding.shard_batch`).
+    rules: as given to `init_train_state`.
+    at: which gradients are balanced: those of the shared 'parameters', or those of the
+      'representation', the features between the two halves (MGDA-UB, Sener & Koltun 2018): one
+      forward and one backward whatever T is. With own inputs each task has features of its own, so
+      the gradients are orthogonal there.
+    jacobian: how the parameters' gradients are had. 'stacked': T copies of θ at once;
+      'sequential': the same, one backward after the other, for less memory on the way (with own
+      inputs all gradients take one backward, and this is 'stacked');
+      'matrix_free': G from T products J(Jᵀeᵢ), and one more Jᵀw: no copies of θ, at about twice
+      the time; for methods with weights, and models without `jax.custom_vjp`. 'auto': stacked as
+      long as this takes a quarter of the device's memory or less. The choice and its memory go to
+      the log 'mtl_jax', once.
+    tasks_at_once: see `task_gradients`.
+    unit_task_weights: with methods on losses too, task-specific parameters get their loss's plain
+      gradient.
+    monitor: adds 'gradient_norm', 'cosine', 'conflict' `[]` (share of pairs of tasks with a
+      negative cosine) and 'improved' `[]` (share of tasks whose loss the direction lowers to first
+      order) to the metrics of every method; where a method has no use for the gradients of each
+      task, this is what makes the step compute them.
+    jit: compile the step and donate the state; False gives the pure function, for `vmap` or `scan`.
+
+  Returns:
+    `step(state, batch, validation=None) -> (state, metrics)`; `validation` is a batch for methods
+    that need functions: without it every second example of `batch` is held out. Metrics: 'loss'
+    `[T]`, 'weight' `[T]` (how much of each gradient is in the direction; for a method without
+    weights, none), 'present' `[T]` bool, 'finite' `[T]` bool (loss and gradient), 'update_norm'
+    `[]` (of the parameters' change), 'penalty' `[]` (where the model has one: its gradient joins
+    the direction, unbalanced), and where the method needs the gradients, 'gradient_norm'
+    `[T]` and, where it needs G, 'cosine' `[T, T]` (NaN in a step that had no use for G).
+
+  Raises:
+    ValueError: an option that does not exist, or that the method or the model cannot follow.
+  """
+  optimizer = optax.with_extra_args_support(optimizer)
+  devices = 1 if mesh is None else mesh.shape['fsdp']
+  ways = _path.Options(
+    at, jacobian, tasks_at_once, unit_task_weights, monitor, devices, mesh is not None
+  )
+  direction = _direction.make(model, balance, ways)
+  changes = getattr(model, 'at', None)
+  follow = getattr(getattr(balance, 'weighting', None), 'follow', None)
+  penalty = getattr(model, 'penalty', None)
+
+  def step(state: TrainState, batch: Any, validation: Any = None) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(state.key, state.step)
+    here = changes(state.step) if changes else model
+    towards = _direction.make(here, balance, ways) if changes else direction
+    losses, present, grads, balance_state, metrics = towards(
+      state.params, state.balance_state, batch, validation, key
+    )
+    if penalty is not None:
+      metrics['penalty'], slope = jax.value_and_grad(penalty)(state.params)
+      grads = jax.tree.map(lambda g, s: g + s.astype(g.dtype), grads, slope)
+    with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
+      updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params, losses=losses, value=jnp.sum(losses)
+      )
+      params = optax.apply_updates(state.params, updates)
+    if follow is not None:
+      new_losses, _ = _path.losses_of(here, params, batch, key)
+      seen = present & jnp.isfinite(losses) & jnp.isfinite(new_losses)
+      balance_state = follow(balance_state, losses=losses, new_losses=new_losses, present=seen)
+    metrics |= {'loss': losses, 'present': present, 'update_norm': optax.tree.norm(updates)}
+    new = TrainState(state.step + 1, params, opt_state, balance_state, state.key)
+    if mesh is not None:
+      new = jax.lax.with_sharding_constraint(new, sharding.partition(new, mesh, rules))
+    return new, metrics
+
+  return jax.jit(step, donate_argnums=0) if jit else step
+
+
+def make_eval_step(model: Any, *, jit: bool = True) -> Callable[[Any, Any], dict[str, Any]]:
+  """The evaluation of one batch, without dropout.
+
+  Args:
+    model: `MultiTaskModel`, or loss functions taking `(params, batch)`.
+    jit: compile it.
+
+  Returns:
+    `eval_step(params, batch)`: what `MultiTaskModel.evaluate` returns; for any other model
+    `{'loss': [T]}`.
+  """
+
+  def evaluate(params, batch):
+    if hasattr(model, 'evaluate'):
+      return model.evaluate(params, batch)
+    return {'loss': _path.losses_of(model, params, batch, None)[0]}
+
+  return jax.jit(evaluate) if jit else evaluate

@@ -1,0 +1,141 @@
+"""The command line of training: what is wrong with it is said in one line, and nothing is begun."""
+
+import os
+import pathlib
+import signal
+
+import pytest
+
+from mtl_jax import errors, train
+from mtl_jax.config import command_line
+from mtl_jax.run import signals as signals_lib
+
+_CONFIG = pathlib.Path(train.__file__).parents[1] / 'configs' / 'quickstart.py'
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--config.trian.steps=3'], "no key 'trian'; did you mean 'train'?"),
+    (['--config.train.step=3'], "no key 'step' in train; did you mean 'steps'?"),
+    (['--config.train.steps.x=3'], 'train.steps is a single value'),
+    (['--config.train.steps=many'], 'many'),
+    (['--config.train.steps=2.5'], '2.5'),
+    (['--config.train=3'], '3'),
+    (['--config.tasks.posture.weight=3'], "no key 'posture' in tasks"),
+    (
+      ['--config.balance.name=gradnorm+pcgrid', '--variants=pos_only'],
+      "no 'pcgrid'; did you mean 'pcgrad'?",
+    ),
+    (['--config.balance.name=pcgrad'], "balance.name has no effect: variant 'sum' sets"),
+    (['--config.only=pos', '--variants=lemma_only'], "no effect: variant 'lemma_only' sets only"),
+    (['--config.encoder.name=bilstn'], "encoder.name: no 'bilstn'; did you mean 'bilstm'?"),
+    (['--config.only=lema', '--variants=sum'], "no task 'lema'; did you mean 'lemma'?"),
+    (['--config.train.early_stopping.metric=pos.macro'], "no metric 'pos.macro'"),
+    (['--variants=pcgrad'], "no variant 'pcgrad'"),
+    (['--wokdir=x'], 'wokdir'),
+    (['x'], "unexpected argument 'x'"),
+  ],
+)
+def test_a_wrong_command_line(flags, message, tmp_path, capsys):
+  code = train.main(['train', f'--config={_CONFIG}', f'--workdir={tmp_path / "w"}', *flags])
+  captured = capsys.readouterr()
+  assert code == 2
+  assert message in captured.err
+  assert captured.err.startswith('error: ')
+  assert not (tmp_path / 'w').exists()
+
+
+def test_wrong_config_files(tmp_path, capsys):
+  def stderr(*args):
+    assert train.main(['train', *args]) == 2
+    return capsys.readouterr().err
+
+  assert 'the flag --config=FILE.py is required' in stderr('--workdir=x')
+  assert 'the flag --workdir=DIR is required' in stderr(f'--config={_CONFIG}')
+  near = _CONFIG.with_name('quikstart.py')
+  assert "did you mean 'quickstart.py'?" in stderr(f'--config={near}', '--workdir=x')
+  bad = tmp_path / 'bad.py'
+  bad.write_text('def get_config():\n  return 1 / 0\n')
+  assert 'bad.py, line 2: ZeroDivisionError' in stderr(f'--config={bad}', '--workdir=x')
+  bad.write_text(_CONFIG.read_text().replace('config.train.steps', 'config.train.stepz'))
+  text = stderr(f'--config={bad}', '--workdir=x')
+  assert "no key 'stepz'; did you mean 'steps'? Valid: batch_size, " in text
+  assert text.count('\n') == 1
+  bad.write_text('x = 1\n')
+  assert 'bad.py defines no get_config()' in stderr(f'--config={bad}', '--workdir=x')
+  bad.write_text('raise SystemExit(3)\n')
+  assert 'bad.py, line 1: SystemExit' in stderr(f'--config={bad}', '--workdir=x')
+  bad.write_text('def get_config():\n  return {}\n')
+  assert 'get_config must return' in stderr('--config', str(bad), '--workdir=x')
+
+
+def test_help(capsys):
+  assert train.main(['train', '--help']) == 0
+  assert '143  terminated' in capsys.readouterr().out
+  assert train.main(['train', '--helpshort']) == 0
+  assert '--variants=A,B' in capsys.readouterr().out
+
+
+def test_overrides_reach_the_config():
+  flags = ['--config.optimizer.learning_rate=1e-2', '--config.seeds=4,5', '--noconfig.eval.test']
+  flags += ['--config.balance.gradnorm.alpha=0.5', '--config.only=pos,lemma', '--variants=a,b']
+  arguments = command_line.parse(['train', f'--config={_CONFIG}', '--workdir=w', *flags], '')
+  assert arguments.config.optimizer.learning_rate == 0.01
+  assert arguments.config.seeds == (4, 5)
+  assert arguments.config.eval.test is False
+  assert arguments.config.balance.gradnorm.alpha == 0.5
+  assert arguments.config.only == ('pos,lemma',)  # split when it is resolved
+  assert arguments.variants == ('a', 'b')
+  assert arguments.workdir == 'w'
+
+
+def test_the_home_directory_is_expanded(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  arguments = command_line.parse(['train', f'--config={_CONFIG}', '--workdir=~/w'], '')
+  assert arguments.workdir == str(tmp_path / 'w')
+
+
+def test_a_report_that_fails_is_a_warning(tmp_path, monkeypatch, capsys):
+  def fail(*_, **__):
+    raise ValueError('no fonts')
+
+  monkeypatch.setattr(train, 'run', lambda *_, **__: [])
+  monkeypatch.setattr(train.report, 'report', fail)
+  assert train.main(['train', f'--config={_CONFIG}', f'--workdir={tmp_path / "a b"}']) == 0
+  message = capsys.readouterr().err
+  assert message.startswith('warning: ')
+  assert f"no fonts\n  python -m mtl_jax.report '{tmp_path / 'a b'}'" in message
+
+
+def test_config_arguments_reach_get_config(tmp_path):
+  path = tmp_path / 'c.py'
+  path.write_text(
+    'from mtl_jax import config\n'
+    'def get_config(name="none"):\n'
+    '  c = config.default()\n'
+    '  c.name = name\n'
+    '  return c\n'
+  )
+  assert command_line.load(str(path)).name == 'none'
+  assert command_line.load(f'{path}:large').name == 'large'
+
+
+def test_a_second_signal_stops_at_once(capfd):
+  before = signal.getsignal(signal.SIGTERM)
+  with signals_lib.Signals() as signals:
+    assert signals.received is None
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.received == signal.SIGTERM
+    assert signals.exit_code == 143
+    assert 'stopping after this step; once more' in capfd.readouterr().err
+    with pytest.raises(signals_lib.Stopped):
+      os.kill(os.getpid(), signal.SIGINT)
+  assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_every_error_has_a_code():
+  assert command_line.exit_code(errors.ConfigError('')) == 2
+  assert command_line.exit_code(errors.DataError('')) == 3
+  assert command_line.exit_code(errors.WorkdirError('')) == 4
+  assert command_line.exit_code(errors.NonFiniteError('')) == 5
