@@ -124,23 +124,30 @@ def _words(
     )
   words = _encode.Words()
   units = {split: [words.number(items) for items in groups] for split, groups in inputs.items()}
+  split_by = [tokenizer] if pieces is None else [tokenizer, pieces]
+  told = iter(words.tell_first([part for parts in units.values() for part in parts], *split_by))
+  units = {split: [next(told) for _ in parts] for split, parts in units.items()}
   ids = words.encode(tokenizer)
   table = None
   if pieces is not None:
     table = _encode.piece_table(words.encode(pieces), options['max_pieces'])
 
-  def encode(split: str, numbers: _ragged.Ragged, target: _labels.ByTask) -> _encode.Split:
+  def encode(
+    split: str, items: list[Any], numbers: _ragged.Ragged, target: _labels.ByTask
+  ) -> _encode.Split:
     for task, labels in target.items():
       if isinstance(labels, _ragged.Ragged):
         _encode.check_lengths(where[split], task, numbers, labels)
     tokens, split_labels = _encode.split_words(numbers, ids, target)
+    if not tokenizer.splits_at_blanks:
+      _encode.check_whole(where[split], tokenizer, items, tokens)
     item = _encode.Split(tokens, split_labels, None if table is None else numbers, 0)
     item = _encode.cut(item, longest and longest - len(before) - len(after))
     return _encode.frame(item, before, after) if before or after else item
 
   return {
     split: [
-      encode(split, numbers, target) for numbers, target in zip(groups, targets[split], strict=True)
+      encode(split, *group) for group in zip(inputs[split], groups, targets[split], strict=True)
     ]
     for split, groups in units.items()
   }, table
