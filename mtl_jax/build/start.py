@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from mtl_jax import encoders, errors
+from mtl_jax import encoders, errors, kinds
 from mtl_jax.build import transfer
 from mtl_jax.data import builders, pipeline, text
 from mtl_jax.data import vocabularies as vocabularies_lib
@@ -35,13 +35,22 @@ def load_data(run: Run) -> pipeline.Data:
     tokenizer = text.pretrained(encoders.bert.tokenizer(run['encoder']['bert']['path']))
   return pipeline.load(
     run['dataset'],
-    tuple(run['tasks']),
+    _kind_options(run),
     run['train']['batch_size'],
     run['seed'],
     vocabularies,
     tokenizer,
     new_tasks=True,
   )
+
+
+def _kind_options(run: Run) -> dict[str, dict[str, Any]]:
+  """Task -> the options of its kind."""
+  task_specs = builders.get(run['dataset']['name']).TASKS
+  return {
+    name: {key: options[key] for key in kinds.options_of(task_specs[name].rules)}
+    for name, options in run['tasks'].items()
+  }
 
 
 def elsewhere(run: Run) -> bool:

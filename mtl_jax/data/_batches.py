@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, SupportsIndex
 import numpy as np
 
 from mtl_jax.data import _labels, _ragged, text
+from mtl_jax.kinds import MISSING
 
 Batch = dict[str, Any]
 
@@ -67,15 +68,15 @@ def labels(by_task: _labels.ByTask, rows: np.ndarray, size: int, width: int) -> 
   targets, mask = {}, {}
   for task, target in by_task.items():
     if isinstance(target, _ragged.Ragged):
-      values = target.padded(rows, width, _labels.MISSING)
+      values = target.padded(rows, width, MISSING)
     else:
       values = target[rows]
     if values.dtype == np.float32:
       known = ~np.isnan(values)
-      targets[task] = fill(np.where(known, values, np.float32(0)), size, 0)
+      targets[task] = fill(values, size, np.nan)
     else:
-      known = values != _labels.MISSING
-      targets[task] = fill(values, size, _labels.MISSING)
+      known = values != MISSING
+      targets[task] = fill(values, size, MISSING)
     mask[task] = fill(known.any(axis=tuple(range(1, known.ndim))), size, False)
   return {'targets': targets, 'mask': mask}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import numpy as np
 
 from mtl_jax import errors
 from mtl_jax.data import _batches, _encode, _mixing, specs
@@ -114,13 +115,13 @@ class Data:
 
   @property
   def label_names(self) -> dict[str, tuple[str, ...]]:
-    """Task -> the names of its classes (none for regression)."""
+    """Task -> the names of its classes, none where labels are numbers."""
     return self.vocabularies.labels
 
   @property
   def num_classes(self) -> dict[str, int]:
-    """Task -> the width of its outputs; 1 for regression."""
-    return {task: len(names) or 1 for task, names in self.label_names.items()}
+    """Task -> the width of its outputs."""
+    return {task: self.specs[task].rules.width(names) for task, names in self.label_names.items()}
 
   @property
   def vocab_size(self) -> int:
@@ -176,6 +177,18 @@ class Data:
       for task, part in self._splits[split].items()
     }
     return _mixing.Evaluations(evaluations) if self.own_inputs else evaluations['']
+
+  def word_starts(self, split: str, task: str, examples: np.ndarray) -> list[np.ndarray]:
+    """The places of the first token of each word, one array for each of these examples.
+
+    Args:
+      split: its name.
+      task: the task, which counts with own inputs.
+      examples: places in the split, as `EvaluationBatch.indices`.
+    """
+    part = self._splits[split][task if self.own_inputs else '']
+    assert isinstance(part, _encode.Split)
+    return part.word_starts(examples.tolist())
 
   def example_batch(self) -> _batches.Batch:
     """Returns a training batch with every task, the first, for initialization."""

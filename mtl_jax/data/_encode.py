@@ -8,6 +8,7 @@ import numpy as np
 
 from mtl_jax import errors
 from mtl_jax.data import _labels, _ragged, specs, text
+from mtl_jax.kinds import MISSING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Split:
     units: with pieces: the row in `Inputs.pieces` of each token.
     truncated: how many examples were cut at max_length.
     segments: with pairs of texts: 0 for tokens of the first, 1 for those of the second.
+    starts: of words: 1 for the first token of each, 0 for others.
   """
 
   tokens: _ragged.Ragged
@@ -27,6 +29,7 @@ class Split:
   units: _ragged.Ragged | None
   truncated: int
   segments: _ragged.Ragged | None = None
+  starts: _ragged.Ragged | None = None
 
   def __len__(self) -> int:
     return len(self.tokens.offsets) - 1
@@ -35,6 +38,12 @@ class Split:
   def lengths(self) -> np.ndarray:
     """The tokens of each example, int64 `[N]`."""
     return self.tokens.lengths
+
+  def word_starts(self, rows: Sequence[int]) -> list[np.ndarray]:
+    """The places of the first token of each word, one array for each of these examples."""
+    assert self.starts is not None, 'texts are split into words where a task labels them'
+    bounds = self.starts.offsets
+    return [np.flatnonzero(self.starts.values[bounds[row] : bounds[row + 1]]) for row in rows]
 
   @property
   def content(self) -> Any:
@@ -116,7 +125,7 @@ def check_lengths(where: str, task: str, words: _ragged.Ragged, tags: _ragged.Ra
 
 def split_words(
   words: _ragged.Ragged, ids: _ragged.Ragged, targets: Mapping[str, _labels.Targets]
-) -> tuple[_ragged.Ragged, dict[str, _labels.Targets]]:
+) -> tuple[_ragged.Ragged, dict[str, _labels.Targets], _ragged.Ragged]:
   """Replaces words by their pieces; the first piece of a word has its label, the others none.
 
   Args:
@@ -125,28 +134,34 @@ def split_words(
     targets: task -> labels; ragged ones have one label a word.
 
   Returns:
-    The pieces of each example, and targets with one label a piece where they are ragged.
+    The pieces of each example, targets with one label a piece where they are ragged, and which
+    pieces begin a word, 0 or 1.
   """
   pieces = ids.take(words.values)
+  starts = np.zeros(len(pieces.values), np.int32)
+  starts[pieces.offsets[:-1]] = 1
+  rows = pieces.offsets[words.offsets]
   result: dict[str, _labels.Targets] = {}
   for task, target in targets.items():
     if isinstance(target, _ragged.Ragged):
-      labels = np.full(len(pieces.values), _labels.MISSING, np.int32)
+      labels = np.full(len(pieces.values), MISSING, np.int32)
       labels[pieces.offsets[:-1]] = target.values
-      result[task] = _ragged.Ragged(labels, pieces.offsets[words.offsets])
+      result[task] = _ragged.Ragged(labels, rows)
     else:
       result[task] = target
-  return pieces.merge(words.offsets), result
+  return pieces.merge(words.offsets), result, _ragged.Ragged(starts, rows)
 
 
 def frame(split: Split, before: Sequence[int], after: Sequence[int]) -> Split:
   """Returns the examples with tokens before and after each, which carry no labels."""
-  blank = [_labels.MISSING] * len(before), [_labels.MISSING] * len(after)
+  blank = [MISSING] * len(before), [MISSING] * len(after)
   targets = {
     task: target.surround(*blank) if isinstance(target, _ragged.Ragged) else target
     for task, target in split.targets.items()
   }
-  return dataclasses.replace(split, tokens=split.tokens.surround(before, after), targets=targets)
+  starts = split.starts and split.starts.surround([0] * len(before), [0] * len(after))
+  tokens = split.tokens.surround(before, after)
+  return dataclasses.replace(split, tokens=tokens, targets=targets, starts=starts)
 
 
 def cut(split: Split, max_length: int) -> Split:
@@ -162,4 +177,5 @@ def cut(split: Split, max_length: int) -> Split:
     },
     None if split.units is None else split.units.cut(max_length),
     too_long,
+    starts=split.starts and split.starts.cut(max_length),
   )

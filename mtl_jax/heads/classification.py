@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtl_jax.heads import pooling as pooling_lib
 from mtl_jax.heads._readout import readout
 from mtl_jax.heads.pooling import Pool
 
@@ -26,6 +27,10 @@ class Classification(nn.Module):
   hidden: int = 0
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
+
+  def __post_init__(self) -> None:
+    pooling_lib.check('pooling', self.pooling)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, features: jax.Array, inputs: Any, train: bool = False) -> jax.Array:
@@ -48,6 +53,10 @@ class Regression(nn.Module):
   hidden: int = 0
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
+
+  def __post_init__(self) -> None:
+    pooling_lib.check('pooling', self.pooling)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, features: jax.Array, inputs: Any, train: bool = False) -> jax.Array:

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from mtl_jax import errors, sharding
 from mtl_jax.heads import pooling
+from mtl_jax.kinds import Kind
 from mtl_jax.model import MultiTaskModel, apply_module, init_module, read_by
 from mtl_jax.sharing import _layers
 from mtl_jax.tasks import Task
@@ -62,7 +63,7 @@ def hierarchical(
 
   Raises:
     ConfigError: a malformed text, a task named twice, tasks that are after one another. At `init`:
-      an unknown task, a lower one that is a regression or deeper than its reader, a depth that the
+      an unknown task, a lower one without classes or deeper than its reader, a depth that the
       encoder does not have, no layer that matches, no embedding.
 
   References:
@@ -74,16 +75,16 @@ def hierarchical(
   _layers.check(layers, 'hierarchical.layers')
   if label_features < 1:
     raise errors.ConfigError(f'hierarchical: label_features={label_features} must be 1 or more')
-  tasks, kinds = tuple(tasks), {task.name: task.kind for task in tasks}
+  tasks, kinds = tuple(tasks), {task.name: task.rules for task in tasks}
   depth = dict.fromkeys(kinds, _LAST) | _parse_depths(depths)
   lower = dict.fromkeys(kinds, ()) | _parse_after(after)
   halves = {
     task.name: _Reader(
       depth[task.name],
-      tuple((name, kinds.get(name) == 'multilabel') for name in lower[task.name]),
+      tuple((name, kinds.get(name)) for name in lower[task.name]),
       label_features,
       stop_gradient,
-      task.kind == 'tagging',
+      task.rules.per_token,
       task.head,
     )
     for task in tasks
@@ -161,7 +162,7 @@ class _Hierarchy:
 
   encoder: nn.Module
   layers: str
-  kinds: Mapping[str, str]
+  kinds: Mapping[str, Kind]
   depths: Mapping[str, int]
   lower: Mapping[str, tuple[str, ...]]
   shortcuts: bool
@@ -226,9 +227,10 @@ class _Hierarchy:
     place = {name: d if d > 0 else count + 1 + d for name, d in self.depths.items()}
     for name, below in self.lower.items():
       for other in below:
-        if self.kinds[other] == 'regression':
+        if not self.kinds[other].discrete:
           raise errors.ConfigError(
-            f'hierarchical.after: {other!r} is a regression and has no labels: leave it out'
+            f'hierarchical.after: {other!r} is a {self.kinds[other].name} and has no classes: '
+            'leave it out'
           )
         if place[other] > place[name]:
           raise errors.ConfigError(
@@ -241,10 +243,10 @@ class _Reader(nn.Module):
   """A task's half: its head over the states of its depth and all that it reads beside them."""
 
   depth: int
-  lower: tuple[tuple[str, bool], ...]  # task, and whether it is multilabel
+  lower: tuple[tuple[str, Kind | None], ...]  # None: an unknown task, which `_Hierarchy` refuses
   label_features: int
   stop_gradient: bool
-  tagging: bool
+  per_token: bool
   head: nn.Module
 
   @nn.compact
@@ -253,15 +255,15 @@ class _Reader(nn.Module):
     parts = [states]
     if 'embedding' in features:
       parts.append(_fit(features['embedding'], states, inputs))
-    for name, multilabel in self.lower:
-      logits = features['outputs'][name].astype(jnp.float32)  # [B, C] or [B, S, C]
-      probabilities = nn.sigmoid(logits) if multilabel else nn.softmax(logits)
+    for name, kind in self.lower:
+      assert kind is not None
+      probabilities = kind.probabilities(features['outputs'][name])  # [B, C] or [B, S, C]
       if self.stop_gradient:
         probabilities = jax.lax.stop_gradient(probabilities)
-      shape = (logits.shape[-1], self.label_features)
+      shape = (probabilities.shape[-1], self.label_features)
       table = self.param(f'labels_{name}', nn.initializers.normal(shape[1] ** -0.5), shape)
       labels = probabilities @ table
-      if not self.tagging:
+      if not self.per_token:
         labels = pooling.Pool('mean')(labels, inputs)
       parts.append(_fit(labels, states, inputs))
     joined = jnp.concatenate(parts, axis=-1) if parts[1:] else states

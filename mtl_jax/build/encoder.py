@@ -1,0 +1,120 @@
+"""The encoder of a run, and whether its options fit."""
+
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from mtl_jax import encoders, errors
+from mtl_jax.data import builders, pipeline, text
+
+Run = Mapping[str, Any]
+_LOG = logging.getLogger(__name__)
+
+
+def build_encoder(run: Run, data: pipeline.Data) -> Any:
+  """The encoder, a Flax module, over the embedding."""
+  name = run['encoder']['name']
+  if name == 'bert':
+    options = dict(run['encoder']['bert'])
+    options.pop('pretrained')
+    given = encoders.bert.options(options.pop('path'), options.pop('layers'))
+    if data.vocab_size > given['vocab_size']:
+      raise errors.ConfigError(
+        f'encoder.bert knows {given["vocab_size"]} tokens, and the tokenizer has '
+        f'{data.vocab_size}: leave dataset.tokenizer empty to use its own'
+      )
+    most = encoders.bert.longest(given)
+    if data.bucket_lengths[-1] > most:
+      raise errors.ConfigError(
+        f'encoder.bert reads {most} tokens, and the longest example has {data.bucket_lengths[-1]}: '
+        f'set dataset.max_length={most} or less'
+      )
+    return encoders.Bert(**given, **options, dtype=jnp.dtype(run['dtype']))
+  offered = _offered(run, data)
+  if encoders.custom.is_dotted(name):
+    return encoders.custom.make(name, run['encoder']['custom'], offered)
+  return encoders.custom.make(encoders.ENCODERS[name], run['encoder'][name], offered)
+
+
+def _offered(run: Run, data: pipeline.Data) -> dict[str, Any]:
+  """What an encoder is given beside its options, where it has such a parameter."""
+  dtype, options = jnp.dtype(run['dtype']), dict(run['encoder']['embedding'])
+  tokenizer, path = data.vocabularies.tokenizer, options.pop('vectors')
+  if tokenizer is None:
+    return {'dtype': dtype}
+  if path:
+    options['vectors'] = _vectors(path, tokenizer, options['features'])
+  embedding = encoders.Embedding(
+    vocab_size=data.vocab_size, pieces_vocab_size=data.pieces_vocab_size, dtype=dtype, **options
+  )
+  return {'dtype': dtype, 'embedding': embedding, 'max_length': data.vocabularies.longest}
+
+
+def _vectors(path: str, tokenizer: text.Tokenizer, features: int) -> encoders.Vectors:
+  """Word vectors for the ids of a tokenizer; says how many of them have one."""
+  words = [''] * tokenizer.size
+  for word, index in tokenizer.backend.get_vocab().items():
+    words[index] = word
+  vectors = encoders.load_vectors(pathlib.Path(path).expanduser(), words, features)
+  known = int(vectors.known.sum())
+  _LOG.info(
+    '%s: vectors for %d of %d tokens (%.1f%%)', path, known, len(words), 100 * vectors.coverage
+  )
+  return vectors
+
+
+def check_encoder(run: Run) -> None:
+  """Raises ConfigError unless the encoder can be made of its options and serves the tasks."""
+  options = run['encoder']
+  name, embedding = options['name'], options['embedding']
+  data_set, vectors = run['dataset']['name'], embedding['vectors']
+  arrays = builders.get(data_set).INPUT.kind == 'array'
+  serve = encoders.ARRAYS if arrays else (*encoders.TEXT, 'bert')
+  if name not in serve and not encoders.custom.is_dotted(name):
+    raise errors.ConfigError(
+      f'encoder.name: {name!r} reads {"texts" if arrays else "arrays of numbers"}, and data set '
+      f'{data_set!r} has {"arrays, such as images" if arrays else "texts"}: choose one of '
+      f'{", ".join(serve)}'
+    )
+  if arrays and (vectors or embedding['freeze_vectors']):
+    raise errors.ConfigError(f'encoder.embedding.vectors: data set {data_set!r} has no words')
+  if vectors and not pathlib.Path(vectors).expanduser().is_file():
+    raise errors.ConfigError(f'encoder.embedding.vectors: no file {vectors!r}')
+  if embedding['freeze_vectors'] and not vectors:
+    raise errors.ConfigError('encoder.embedding.freeze_vectors: set encoder.embedding.vectors too')
+  if encoders.custom.is_dotted(name):
+    offered = ('dtype',) if arrays else ('dtype', 'embedding', 'max_length')  # see `_offered`
+    encoders.custom.check(name, options['custom'], dict.fromkeys(offered))
+    try:
+      json.dumps(options['custom'])
+    except TypeError as e:
+      raise errors.ConfigError(
+        f'encoder.custom: need numbers, texts, bools and tuples: {e}'
+      ) from None
+    return
+  if name == 'bert':
+    bert = options['bert']
+    if vectors:
+      raise errors.ConfigError('encoder.embedding.vectors: a BERT has its own embedding')
+    if not bert['path']:
+      raise errors.ConfigError(
+        'encoder.bert.path: give the folder of a checkpoint, or PACKAGE:FOLDER of one in an '
+        f'installed package, such as {encoders.bert.MINILM}'
+      )
+    encoders.bert.options(bert['path'], bert['layers'])
+    return
+  try:
+    encoders.get(name, **{} if arrays else {'embedding': None}, **options[name])
+  except ValueError as e:
+    raise errors.ConfigError(f'encoder.{name}: {e}') from None
+  tasks = builders.get(data_set).TASKS
+  tagging = [task for task in run['tasks'] if tasks[task].rules.per_token]
+  if name == 'cnn' and options['cnn']['pool'] and tagging:
+    raise errors.ConfigError(
+      f'encoder.cnn.pool: task {tagging[0]!r} labels every token: set it to False; tasks that '
+      "label whole examples can have pooling='max'"
+    )

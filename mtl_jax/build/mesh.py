@@ -1,0 +1,32 @@
+"""The device mesh of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from mtl_jax import errors, sharding
+
+Run = Mapping[str, Any]
+
+
+def build_mesh(run: Run) -> Mesh | None:
+  """The device mesh; None for a single device."""
+  data, fsdp = run['mesh']['data'], run['mesh']['fsdp']
+  devices = jax.devices()
+  if data == 0:
+    data = max(len(devices) // fsdp, 1)
+  if data * fsdp > len(devices):
+    raise errors.ConfigError(
+      f'mesh: data={data} × fsdp={fsdp} needs {data * fsdp} devices, and there are {len(devices)}'
+    )
+  if data * fsdp == 1 and jax.process_count() == 1:
+    return None
+  for key in ('train', 'eval'):
+    size = run[key]['batch_size']
+    if size % (data * fsdp):
+      raise errors.ConfigError(
+        f'{key}.batch_size: {size} examples cannot be split over {data * fsdp} devices'
+      )
+  return sharding.make_mesh(data, fsdp, devices[: data * fsdp])

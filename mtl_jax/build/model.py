@@ -1,0 +1,42 @@
+"""The model of a run: its encoder, its heads and how they share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from mtl_jax import encoders, errors, kinds
+from mtl_jax import sharing as sharing_lib
+from mtl_jax.build.encoder import build_encoder
+from mtl_jax.data import pipeline
+from mtl_jax.model import MultiTaskModel
+from mtl_jax.tasks import Task
+
+Run = Mapping[str, Any]
+
+
+def build_model(run: Run, data: pipeline.Data) -> MultiTaskModel:
+  """The encoder, the heads and how they share."""
+  dtype = jnp.dtype(run['dtype'])
+  tasks = [_task(name, run, data, dtype) for name in run['tasks']]
+  return _share(run, build_encoder(run, data), tasks)
+
+
+def _share(run: Run, encoder: Any, tasks: list[Task]) -> MultiTaskModel:
+  name = run['sharing']['name']
+  return sharing_lib.get(name)(encoder, tasks, **run['sharing'].get(name, {}))
+
+
+def check_sharing(run: Run) -> None:
+  """Raises ConfigError unless the tasks can share as they are told to."""
+  try:
+    _share(run, encoders.MLP(), [Task(name, None) for name in run['tasks']])
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f'sharing.{e}') from None
+
+
+def _task(name: str, run: Run, data: pipeline.Data, dtype: Any) -> Task:
+  options, spec = run['tasks'][name], data.specs[name]
+  given = {key: options[key] for key in kinds.head_options_of(spec.rules)}
+  head = spec.rules.build_head(data.label_names[name], dtype, **given)
+  return Task(name, head, spec.rules, metrics=spec.metrics, weight=options['weight'])
