@@ -114,11 +114,12 @@ class _Gramian:
     return jax.lax.cond(due, self._whole, self._held, params, balance_state, batch, key)
 
   def _held(self, params, balance_state, batch, key):
-    _, weights, balance_state = self._weighting.held(balance_state)
+    _, weights, new_state = self._weighting.held(balance_state)
     jacobian = _jacobian.jacobian(self._model, params, batch, key)
     usable = jacobian.present & jnp.isfinite(jacobian.losses)
     weights = jnp.where(usable, weights, 0.0)
-    result = _pulled(self._model, params, jacobian, weights, balance_state)
+    shared, weights = _base.bounded(self._weighting, balance_state, jacobian.pull(weights), weights)
+    result = _pulled(self._model, params, jacobian, shared, weights, new_state)
     tasks = weights.shape[0]
     unknown = {
       'gradient_norm': jnp.full(tasks, jnp.nan, jnp.float32),
@@ -162,7 +163,7 @@ class _Gramian:
       def combine(weights):
         return gradients.combine(weights, rows[-1])
 
-    weights, balance_state = _base.weigh(
+    weights, new_state = _base.weigh(
       self._weighting,
       balance_state,
       present=present,
@@ -171,6 +172,9 @@ class _Gramian:
       key=_balance_key(key),
       **extra,
     )
+    direction, weights = _base.bounded(
+      self._weighting, balance_state, combine(weights), weights, norms
+    )
     tasks = last.tasks
     if count > 1 and tasks is not None:  # the tasks' own parameters see the whole batch
       tasks = jax.tree.map(lambda *g: sum(g) / count, *(j.tasks for j in jacobians))
@@ -178,8 +182,8 @@ class _Gramian:
     if options.monitor:
       metrics |= _watch.monitored(norms, _base.dot(norms, weights), present)
     metrics['finite'] = _watch.finite(self._model, losses, metrics['gradient_norm'], tasks)
-    grads = _join(params, combine(weights), tasks)
-    return Result(losses, present, grads, balance_state, metrics)
+    grads = _join(params, direction, tasks)
+    return Result(losses, present, grads, new_state, metrics)
 
 
 class _Stacked:
@@ -243,14 +247,15 @@ class _Representation:
     else:  # each task has features of its own: their gradients share no coordinate
       gram = jnp.diag(jnp.zeros(tasks, jnp.float32).at[places].set(features.rows))
     weighting = self._balance.weighting
-    weights, balance_state = _base.weigh(weighting, balance_state, gramian=gram, **known)
+    weights, new_state = _base.weigh(weighting, balance_state, gramian=gram, **known)
+    direction, weights = _base.bounded(weighting, balance_state, jacobian.pull(weights), weights)
     own = jacobian.tasks
     metrics = _watch.of_gramian(gram) | {'weight': weights}
     if self._options.monitor:
       metrics |= _watch.monitored(gram, _base.dot(gram, weights), jacobian.present)
     metrics['finite'] = _watch.finite(self._model, jacobian.losses, metrics['gradient_norm'], own)
-    grads = _join(params, jacobian.pull(weights), own)
-    return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+    grads = _join(params, direction, own)
+    return Result(jacobian.losses, jacobian.present, grads, new_state, metrics)
 
   def _inside(self, params, balance_state, jacobian, features, known):
     if not features.shared:
@@ -326,11 +331,11 @@ def _one_backward(model, weighting, params, balance_state, batch, key):
     gramian=jnp.zeros((tasks, tasks), jnp.float32),
     key=_balance_key(key),
   )
-  return _pulled(model, params, jacobian, weights, balance_state)
+  return _pulled(model, params, jacobian, jacobian.pull(weights), weights, balance_state)
 
 
-def _pulled(model, params, jacobian, weights, balance_state):
-  grads = _join(params, jacobian.pull(weights), jacobian.tasks)
+def _pulled(model, params, jacobian, shared, weights, balance_state):
+  grads = _join(params, shared, jacobian.tasks)
   metrics = {'weight': weights, 'finite': _watch.finite_sum(model, jacobian.losses, grads)}
   return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
 
