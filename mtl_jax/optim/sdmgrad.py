@@ -167,8 +167,12 @@ def modo(
 def project_to_simplex(point: jax.Array, present: jax.Array) -> jax.Array:
   """The nearest w `[T]` with w ≥ 0, Σ w = 1 and w = 0 for absent tasks; exact, by sorting.
 
-  Like `optax.projections.projection_simplex`, for some of the coordinates.
+  Like `optax.projections.projection_simplex`, for some of the coordinates, and at any scale: the
+  projection is of the distances from the largest coordinate, of which those beyond 1 have w = 0.
+  From coordinates beyond 1/ε themselves the 1 could not be taken.
   """
+  largest = jnp.max(jnp.where(present, point, -jnp.inf))
+  point = jnp.maximum(point - largest, -1.0)
   falling = jnp.sort(jnp.where(present, point, -jnp.inf), descending=True)
   totals = jnp.cumsum(jnp.where(jnp.isfinite(falling), falling, 0.0))
   counts = jnp.arange(1, len(point) + 1, dtype=point.dtype)
