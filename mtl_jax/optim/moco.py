@@ -42,7 +42,8 @@ def moco(
   the usual benchmark numbers. Both take the new Y and λ in d, as here.
 
   An absent task takes no part and keeps its Yᵢ, its share of λ and its own count of steps t; so
-  does one whose loss or gradient is not finite. A zero gradient has ĝᵢ = 0. One task alone has
+  does one whose loss or gradient is not finite, and, where ĝᵢ has the length Lᵢ, one whose loss is
+  below 0, which would turn its gradient round. A zero gradient has ĝᵢ = 0. One task alone has
   d = Y, not its plain gradient.
 
   Args:
@@ -100,7 +101,7 @@ def moco(
     scale = jnp.ones_like(norms)
     if normalize:
       losses = _base.require_losses(losses, 'moco')
-      usable = usable & jnp.isfinite(losses)
+      usable = usable & jnp.isfinite(losses) & (losses >= 0)
       scale = jnp.where(norms > 0, losses / jnp.where(norms > 0, norms, 1.0), 0.0)
     steps = state.steps + usable.astype(jnp.int32)
     age = jnp.maximum(steps, 1).astype(jnp.float32)
