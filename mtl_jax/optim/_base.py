@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mtl_jax import gradients
@@ -455,6 +456,32 @@ def step_present(
     return jnp.where(present, new, old) if jnp.shape(new) == present.shape else new
 
   return jnp.where(present, steps, 0.0), jax.tree.map(keep, new_state, opt_state)
+
+
+def check_per_task(
+  values: Sequence[float] | jax.Array | None, option: str, *, least: str = 'any'
+) -> None:
+  """Refuses an option with one number a task whose numbers are out of range.
+
+  Args:
+    values: `[T]`; None, and what is traced and has no value yet, pass.
+    option: its name, such as 'stch: preference'.
+    least: 'positive', 'zero' (none negative, and not all zero), or 'any'.
+
+  Raises:
+    ValueError: not one row of finite numbers, or one is below the least.
+  """
+  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(values)) or values is None:
+    return
+  given = np.asarray(values, np.float64)
+  if given.ndim != 1 or not np.isfinite(given).all():
+    raise ValueError(f'{option} must be one finite number a task, not {given.tolist()}.')
+  if least == 'positive' and not (given > 0).all():
+    raise ValueError(f'{option} must be positive for every task, not {given.tolist()}.')
+  if least == 'zero' and not ((given >= 0).all() and (given > 0).any()):
+    raise ValueError(
+      f'{option} must be 0 or more for every task, and not 0 for all, not {given.tolist()}.'
+    )
 
 
 def preferences(

@@ -67,8 +67,8 @@ def famo(
     `optax.inject_hyperparams` all arguments but the two rates are `static_args`.
 
   Raises:
-    ValueError: in a chain without num_tasks; at update, without losses, with another T, or with
-      another number of min_losses.
+    ValueError: min_losses that are not finite; in a chain without num_tasks; at update, without
+      losses, with another T, or with another number of min_losses.
 
   References:
     Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023.
@@ -82,6 +82,7 @@ def famo(
     >>> [f'{logit:.3f}' for logit in state.logits.tolist()]
     ['-0.025', '0.025']
   """
+  _base.check_per_task(min_losses, 'famo: min_losses')
   if optimizer is None:
     tx = optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate))
   else:

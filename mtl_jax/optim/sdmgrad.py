@@ -56,8 +56,8 @@ def sdmgrad(
     a balancer that needs the Gramian, of 3 batches where it can have them.
 
   Raises:
-    ValueError: an option out of range; in a chain, without num_tasks; at update, another T, or a
-      preference of another length.
+    ValueError: an option out of range, or a preference that is not positive; in a chain, without
+      num_tasks; at update, another T, or a preference of another length.
 
   References:
     Xiao et al., Direction-oriented Multi-objective Learning: Simple and Provable Stochastic
@@ -73,6 +73,7 @@ def sdmgrad(
   _check_not_negative('sdmgrad', lam=lam, steps=steps, learning_rate=learning_rate)
   if isinstance(momentum, int | float) and not 0 <= momentum < 1:
     raise ValueError(f'sdmgrad: momentum must be in [0, 1), not {momentum}.')
+  _base.check_per_task(preference, 'sdmgrad: preference', least='positive')
 
   @_base.exactly
   def descend(weights, gramian, present, preferred, lam, learning_rate, momentum):
