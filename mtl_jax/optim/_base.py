@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mtl_jax import gradients
@@ -60,6 +61,9 @@ class Weighting(NamedTuple):
     held: state -> (due `[]` bool, weights `[T]`, state): where not due, `update` would read nothing
       and give these weights and this state, so that the train step needs no Gramian. None: always
       due.
+    max_norm: state before the step -> `[]`, > 0, for a method on the Gramian: where the combined
+      direction is longer it is brought to this norm, at every step, and the weights shown with it
+      (see `bounded`). None: never.
   """
 
   init: Callable[[int | None], State]
@@ -68,6 +72,7 @@ class Weighting(NamedTuple):
   follow: Callable[..., State] | None = None
   batches: int = 1
   held: Callable[[State], tuple[jax.Array, jax.Array, State]] | None = None
+  max_norm: Callable[[State], jax.Array] | None = None
 
 
 class Balancer(optax.GradientTransformationExtraArgs):
@@ -126,8 +131,11 @@ def balancer(weighting: Weighting, num_tasks: int | None = None) -> Balancer:
 
   def update(updates, state, params=None, **extra_args):
     del params
-    weights, state = _weigh(weighting, updates, state, extra_args)
-    return gradients.combine(weights, updates), state
+    known = _known(weighting, updates, extra_args)
+    weights, new_state = weigh(weighting, state, **known)
+    direction = gradients.combine(weights, updates)
+    direction, _ = bounded(weighting, state, direction, weights, known.get('gramian'))
+    return direction, new_state
 
   return Balancer(lambda params: weighting.init(num_tasks), update, weighting, weighting.needs)
 
@@ -137,7 +145,7 @@ def normalizer(weighting: Weighting, num_tasks: int | None = None) -> Normalizer
 
   def update(updates, state, params=None, **extra_args):
     del params
-    scales, state = _weigh(weighting, updates, state, extra_args)
+    scales, state = weigh(weighting, state, **_known(weighting, updates, extra_args))
     return scale_rows(scales, updates), state
 
   return Normalizer(lambda params: weighting.init(num_tasks), update, weighting)
@@ -196,6 +204,49 @@ def weigh(
   return jnp.where(usable, weights.astype(jnp.float32), 0.0), state
 
 
+def bounded(
+  weighting: Weighting,
+  state: State,
+  direction: Any,
+  weights: jax.Array,
+  gramian: jax.Array | None = None,
+) -> tuple[Any, jax.Array]:
+  """The combined direction, not longer than the method's `max_norm`, and the weights that make it.
+
+  The norm is that of the direction itself, so it is there on steps without a Gramian too, and the
+  bound holds to float32 whatever cancels.
+
+  Args:
+    weighting: the method.
+    state: the one that the step began with.
+    direction: Jᵀw, a pytree.
+    weights: w `[T]`.
+    gramian: `[T, T]` of the rows, where it is known: it tells the norm without the row of a task
+      that is left out because it is not finite, and still shows in the direction.
+
+  Returns:
+    the direction and the weights, both times the same factor.
+  """
+  if weighting.max_norm is None:
+    return direction, weights
+  longest, length = weighting.max_norm(state), _length(direction)
+  if gramian is not None:
+    length = jnp.where(jnp.isfinite(length), length, _length_of_rows(gramian, weights))
+  factor = jnp.where(length > longest, longest / jnp.where(length > 0, length, 1.0), 1.0)
+  scaled = jax.tree.map(lambda d: (d.astype(jnp.float32) * factor).astype(d.dtype), direction)
+  return scaled, weights * factor
+
+
+def _length(direction):
+  """The norm `[]` of a pytree, also where its square is not a float32."""
+  leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(direction)]
+  largest = jnp.zeros((), jnp.float32)
+  for leaf in leaves:
+    largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
+  unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+  return unit * gradients.norms([(leaf / unit)[None] for leaf in leaves])[0] if leaves else largest
+
+
 dot = functools.partial(jax.lax.dot, precision=jax.lax.Precision.HIGHEST)
 """`@` in full precision. Also, `@` asks for a result type, which a `vmap` from outside of a `jit`
 around `exactly` would make float32; this does not."""
@@ -214,6 +265,14 @@ def exactly(function: Callable) -> Callable:
       return _as_float(function(*_as_float(args, jnp.float64)), jnp.float32)
 
   return wrapped
+
+
+@exactly
+def _length_of_rows(gramian, weights):
+  """√(wᵀGw) over the rows that have a weight."""
+  square = weights[:, None] * gramian * weights[None, :]
+  used = (weights[:, None] != 0) & (weights[None, :] != 0)
+  return jnp.sqrt(jnp.maximum(jnp.sum(jnp.where(used, square, 0.0)), 0.0))
 
 
 def _as_float(tree, dtype):
@@ -289,7 +348,14 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
   def init_chain(params):
     return tuple(link.init(params) for link in links)
 
-  weighting = Weighting(init, update, needs, follow if last.weighting.follow else None)
+  longest = last.weighting.max_norm
+  weighting = Weighting(
+    init,
+    update,
+    needs,
+    follow if last.weighting.follow else None,
+    max_norm=None if longest is None else lambda state: longest(state[-1]),
+  )
   return Balancer(init_chain, balancer(weighting).update, weighting, needs)
 
 
@@ -392,6 +458,32 @@ def step_present(
   return jnp.where(present, steps, 0.0), jax.tree.map(keep, new_state, opt_state)
 
 
+def check_per_task(
+  values: Sequence[float] | jax.Array | None, option: str, *, least: str = 'any'
+) -> None:
+  """Refuses an option with one number a task whose numbers are out of range.
+
+  Args:
+    values: `[T]`; None, and what is traced and has no value yet, pass.
+    option: its name, such as 'stch: preference'.
+    least: 'positive', 'zero' (none negative, and not all zero), or 'any'.
+
+  Raises:
+    ValueError: not one row of finite numbers, or one is below the least.
+  """
+  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(values)) or values is None:
+    return
+  given = np.asarray(values, np.float64)
+  if given.ndim != 1 or not np.isfinite(given).all():
+    raise ValueError(f'{option} must be one finite number a task, not {given.tolist()}.')
+  if least == 'positive' and not (given > 0).all():
+    raise ValueError(f'{option} must be positive for every task, not {given.tolist()}.')
+  if least == 'zero' and not ((given >= 0).all() and (given > 0).any()):
+    raise ValueError(
+      f'{option} must be 0 or more for every task, and not 0 for all, not {given.tolist()}.'
+    )
+
+
 def preferences(
   preference: Sequence[float] | jax.Array | None, present: jax.Array, method: str
 ) -> jax.Array:
@@ -418,11 +510,12 @@ def weighting_of(tx: Any, wrapper: str) -> Weighting:
   return tx.weighting
 
 
-def _weigh(weighting, updates, state, extra_args):
+def _known(weighting, updates, extra_args):
+  """What `weigh` reads, from stacked gradients."""
   tasks = num_rows(updates, extra_args.get('losses'))
-  given = {'stacked': updates} | extra_args
-  if given.get('present') is None:
-    given['present'] = jnp.ones(tasks, bool)
+  known = {'stacked': updates} | extra_args
+  if known.get('present') is None:
+    known['present'] = jnp.ones(tasks, bool)
   if weighting.needs != 'losses':
-    given['gramian'] = gradients.gramian(updates)
-  return weigh(weighting, state, **given)
+    known['gramian'] = gradients.gramian(updates)
+  return known

@@ -39,7 +39,8 @@ def aligned_mtl(
     a balancer that needs the Gramian.
 
   Raises:
-    ValueError: unknown scale_mode; at update, a preference of another length than T.
+    ValueError: unknown scale_mode; a preference that is not positive; at update, one of another
+      length than T.
 
   References:
     Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR 2023.
@@ -55,6 +56,8 @@ def aligned_mtl(
     raise ValueError(
       f"aligned_mtl: scale_mode must be 'min', 'median' or 'rmse', not {scale_mode!r}."
     )
+
+  _base.check_per_task(preference, 'aligned_mtl: preference', least='positive')
 
   @_base.exactly
   def weights(gramian, p):

@@ -57,8 +57,8 @@ def auto_lambda(
     both from params to losses `[T]`; `updates` may be None. The direction is a pytree like params.
 
   Raises:
-    ValueError: in a chain without num_tasks; primary of another length than T; at update, without
-      params or the functions.
+    ValueError: a primary below 0, or 0 for all tasks; in a chain without num_tasks; primary of
+      another length than T; at update, without params or the functions.
 
   References:
     Liu et al., Auto-Lambda: Disentangling Dynamic Task Relationships, TMLR 2022.
@@ -72,6 +72,7 @@ def auto_lambda(
     >>> [f'{weight:.2f}' for weight in state.weights.tolist()]
     ['0.11', '0.09']
   """
+  _base.check_per_task(primary, 'auto_lambda: primary', least='zero')
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
   def init(tasks):

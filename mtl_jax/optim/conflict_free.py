@@ -35,7 +35,7 @@ def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balan
     a balancer that needs the Gramian.
 
   Raises:
-    ValueError: at update, a preference of another length than T.
+    ValueError: a preference that is not positive; at update, one of another length than T.
 
   References:
     Liu et al., ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks,
@@ -48,6 +48,7 @@ def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balan
     >>> [f'{x:.2f}' for x in tx.update(grads, tx.init(jnp.zeros(2)))[0]]
     ['2.50', '2.50']
   """
+  _base.check_per_task(preference, 'config: preference', least='positive')
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, key, extra_args

@@ -32,8 +32,9 @@ def dtp(
   of the right class (its geometric mean over the batch); then with decay=0 the weight is
   (1 − e^{−L})^γ L. The paper's other half, the focal loss on examples, belongs in the loss.
 
-  κ is kept in [1e-6, 1]. An absent task keeps its κ. A step with this method scales each task's
-  whole loss: its own parameters get the weight too.
+  κ is kept in [1e-6, 1]; where exp(−L) stands in, a loss ≤ 0 has κ = 1, and with decay=0 no weight:
+  losses that may be negative need `kpis`. An absent task keeps its κ. A step with this method
+  scales each task's whole loss: its own parameters get the weight too.
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.

@@ -42,9 +42,10 @@ def dwa(
   period=1 the ratios are those of single batches.
 
   A task that was absent for a whole epoch keeps its last two means; one without two means, or with
-  a mean of 0 to divide by, has r = 1, a loss that does not change. T counts the tasks present.
-  Ratios are cut off at ±1e6. A step with this method scales each task's whole loss: its own
-  parameters get the weight too.
+  a mean ≤ 0 to divide by, has r = 1, a loss that does not change. Rates of losses below 0 mean
+  nothing (one that falls has r > 1, one that crosses 0 any r < 0), so a mean below 0 counts as 0. T
+  counts the tasks present. Ratios are cut off at 1e6. A step with this method scales each task's
+  whole loss: its own parameters get the weight too.
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.
@@ -90,9 +91,9 @@ def dwa(
     del extra_args
     last, before_last = state.last, state.before_last
     losses = _base.require_losses(losses, 'dwa', last.shape[0])
-    known = jnp.isfinite(before_last) & (before_last != 0)
+    known = jnp.isfinite(before_last) & (before_last > 0)
     ratios = jnp.where(known, last / jnp.where(known, before_last, 1.0), 1.0)
-    ratios = jnp.clip(ratios, -_LARGEST_RATIO, _LARGEST_RATIO)
+    ratios = jnp.clip(ratios, 0.0, _LARGEST_RATIO)
     count = jnp.sum(present, dtype=jnp.float32)
     weights = count * jax.nn.softmax(ratios / temperature, where=present)
 

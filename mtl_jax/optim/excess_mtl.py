@@ -36,7 +36,8 @@ def excess_mtl(
 
   An absent task takes no part and keeps its Sᵢ and its weight in proportion; so does one whose
   gradient is not finite. A task whose gradient was zero so far counts as e = 1, like a task at its
-  first step.
+  first step. One whose first gradient was far shorter than its later ones has an e far above 1, and
+  takes all the weight for good: this is the definition.
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.

@@ -60,13 +60,13 @@ def static(weights: Sequence[float] | None = None) -> _base.Balancer:
   A step with this method scales each task's whole loss: its own parameters get the weight too.
 
   Args:
-    weights: `[T]`; None: ones, which is `sum_tasks`.
+    weights: `[T]`, of any sign; None: ones, which is `sum_tasks`.
 
   Returns:
     a balancer that needs the losses only; its state is empty.
 
   Raises:
-    ValueError: at update, with another number of weights than T.
+    ValueError: weights that are not finite; at update, with another number of weights than T.
 
   Example:
     >>> import jax.numpy as jnp, mtl_jax
@@ -74,6 +74,7 @@ def static(weights: Sequence[float] | None = None) -> _base.Balancer:
     >>> tx.update(jnp.array([[1.0, 0.0], [0.0, 2.0]]), tx.init(jnp.zeros(2)))[0].tolist()
     [1.0, 1.0]
   """
+  _base.check_per_task(weights, 'static: weights')
 
   def update(state, *, present, **extra_args):
     del extra_args

@@ -21,7 +21,8 @@ def normalize_task_gradients(kind: str = 'l2') -> _base.Normalizer:
   * 'mean', 'max', 'min': every gradient gets the mean, largest or smallest of the norms ‖gⱼ‖.
 
   A zero gradient stays zero, and has no part in the mean or the smallest norm; nor has an absent
-  task. A task whose loss is zero keeps its gradient's scale (s = 1).
+  task. A task whose loss is ≤ 0 keeps its gradient as it is (s = 1) with 'loss' and 'loss+', where
+  other gradients get the length 1/Lᵢ.
 
   Args:
     kind: one of these.

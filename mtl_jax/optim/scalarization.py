@@ -29,7 +29,8 @@ def chebyshev(
     a balancer that needs the losses only; its state is empty.
 
   Raises:
-    ValueError: at update, without losses, or with an option of another length than T.
+    ValueError: a preference that is not positive; at update, without losses, or with an option of
+      another length than T.
 
   References:
     Zhang and Li, MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition, IEEE
@@ -71,7 +72,8 @@ def stch(
     `static_args=('preference', 'reference')`.
 
   Raises:
-    ValueError: mu ≤ 0; at update, without losses, or with an option of another length than T.
+    ValueError: mu ≤ 0, or a preference that is not positive; at update, without losses, or with an
+      option of another length than T.
 
   References:
     Lin et al., Smooth Tchebycheff Scalarization for Multi-Objective Optimization, ICML 2024.
@@ -112,8 +114,8 @@ def cosmos(
     `static_args='preference'`.
 
   Raises:
-    ValueError: coefficient < 0; at update, without losses, or with a preference of another length
-      than T.
+    ValueError: coefficient < 0, or a preference that is not positive; at update, without losses, or
+      with a preference of another length than T.
 
   References:
     Ruchte and Grabocka, Scalable Pareto Front Approximation for Deep Multi-Objective Learning, ICDM
@@ -159,7 +161,8 @@ def pbi(
     `static_args=('preference', 'reference')`.
 
   Raises:
-    ValueError: theta < 0; at update, without losses, or with an option of another length than T.
+    ValueError: theta < 0, or a preference that is not positive; at update, without losses, or with
+      an option of another length than T.
 
   References:
     Zhang and Li, MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition, IEEE
@@ -185,6 +188,8 @@ def _scalarization(
   *options: float | jax.Array,
 ) -> _base.Balancer:
   """The method whose weights are `gradient(L − z*, p, present, *options)`, in float64."""
+  _base.check_per_task(preference, f'{method}: preference', least='positive')
+  _base.check_per_task(reference, f'{method}: reference')
 
   def shifted(losses, ideal, p, present, *options):
     return gradient(jnp.where(present, losses - ideal, 0.0), p, present, *options)

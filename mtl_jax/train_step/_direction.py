@@ -120,11 +120,12 @@ class _Gramian:
 
   def _held(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
     assert self._weighting.held is not None
-    _, weights, balance_state = self._weighting.held(balance_state)
+    _, weights, new_state = self._weighting.held(balance_state)
     jacobian = gradients.linearize(self._model, params, batch, key)
     usable = jacobian.present & jnp.isfinite(jacobian.losses)
     weights = jnp.where(usable, weights, 0.0)
-    result = _pulled(self._model, params, jacobian, weights, balance_state)
+    shared, weights = _base.bounded(self._weighting, balance_state, jacobian.pull(weights), weights)
+    result = _pulled(self._model, params, jacobian, shared, weights, new_state)
     tasks = weights.shape[0]
     unknown = {
       'gradient_norm': jnp.full(tasks, jnp.nan, jnp.float32),
@@ -169,7 +170,7 @@ class _Gramian:
       def combine(weights: jax.Array) -> Any:
         return gradients.combine(weights, rows[-1])
 
-    weights, balance_state = _base.weigh(
+    weights, new_state = _base.weigh(
       self._weighting,
       balance_state,
       present=present,
@@ -178,6 +179,9 @@ class _Gramian:
       key=_balance_key(key),
       **extra,
     )
+    direction, weights = _base.bounded(
+      self._weighting, balance_state, combine(weights), weights, norms
+    )
     tasks = last.tasks
     if count > 1 and tasks is not None:  # the tasks' own parameters see the whole batch
       tasks = jax.tree.map(lambda *g: sum(g) / count, *(j.tasks for j in jacobians))
@@ -185,8 +189,8 @@ class _Gramian:
     if options.monitor:
       metrics |= _watch.monitored(norms, _base.dot(norms, weights), present)
     metrics['finite'] = _watch.finite(self._model, losses, metrics['gradient_norm'], tasks)
-    grads = _join(params, combine(weights), tasks)
-    return Result(losses, present, grads, balance_state, metrics)
+    grads = _join(params, direction, tasks)
+    return Result(losses, present, grads, new_state, metrics)
 
 
 class _Stacked:
@@ -252,14 +256,15 @@ class _Representation:
     else:  # each task has features of its own: their gradients share no coordinate
       gram = jnp.diag(jnp.zeros(tasks, jnp.float32).at[places].set(features.rows))
     weighting = self._balance.weighting
-    weights, balance_state = _base.weigh(weighting, balance_state, gramian=gram, **known)
+    weights, new_state = _base.weigh(weighting, balance_state, gramian=gram, **known)
+    direction, weights = _base.bounded(weighting, balance_state, jacobian.pull(weights), weights)
     own = jacobian.tasks
     metrics = _watch.of_gramian(gram) | {'weight': weights}
     if self._options.monitor:
       metrics |= _watch.monitored(gram, _base.dot(gram, weights), jacobian.present)
     metrics['finite'] = _watch.finite(self._model, jacobian.losses, metrics['gradient_norm'], own)
-    grads = _join(params, jacobian.pull(weights), own)
-    return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+    grads = _join(params, direction, own)
+    return Result(jacobian.losses, jacobian.present, grads, new_state, metrics)
 
   def _inside(
     self, params: Any, balance_state: Any, jacobian: gradients.Jacobian, known: dict[str, Any]
@@ -347,13 +352,18 @@ def _one_backward(
     gramian=jnp.zeros((tasks, tasks), jnp.float32),
     key=_balance_key(key),
   )
-  return _pulled(model, params, jacobian, weights, balance_state)
+  return _pulled(model, params, jacobian, jacobian.pull(weights), weights, balance_state)
 
 
 def _pulled(
-  model: Any, params: Any, jacobian: gradients.Jacobian, weights: jax.Array, balance_state: Any
+  model: Any,
+  params: Any,
+  jacobian: gradients.Jacobian,
+  shared: Any,
+  weights: jax.Array,
+  balance_state: Any,
 ) -> Result:
-  grads = _join(params, jacobian.pull(weights), jacobian.tasks)
+  grads = _join(params, shared, jacobian.tasks)
   metrics = {'weight': weights, 'finite': _watch.finite_sum(model, jacobian.losses, grads)}
   return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
 

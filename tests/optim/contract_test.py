@@ -219,13 +219,14 @@ def test_one_task_is_the_plain_gradient(name):
 def test_weighting_is_the_transformation(name):
   tx = optim.get(name, **CASES[name])
   grads = stacked()
+  state = tx.weighting.init(T)
   weights, _ = tx.weighting.update(
-    tx.weighting.init(T),
-    losses=LOSSES,
-    gramian=gradients.gramian(grads),
-    present=jnp.ones(T, bool),
+    state, losses=LOSSES, gramian=gradients.gramian(grads), present=jnp.ones(T, bool)
   )
-  close(gradients.combine(weights, grads), tx.update(grads, tx.init(PARAMS), losses=LOSSES)[0])
+  direction = gradients.combine(weights, grads)
+  direction, weights = _base.bounded(tx.weighting, state, direction, weights)
+  close(direction, tx.update(grads, tx.init(PARAMS), losses=LOSSES)[0])
+  close(direction, gradients.combine(weights, grads))
 
 
 @pytest.mark.parametrize('balancer', ONE_BATCH)
