@@ -18,7 +18,7 @@ from mtl_jax.optim import _listing
 
 _PATHS = ('data_dir', 'manual_dir')
 _TASK: Plain = {
-  'weight': 1.0,  # multiplies the task's loss
+  'weight': 1.0,  # multiplies the task's loss; 0: off, evaluated only
   'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
   # How a head for whole examples reads the tokens: see heads.POOLINGS. Without tokens: unused.
   'pooling': 'mean',
