@@ -47,12 +47,6 @@ def monitored(gram, along, present):
   return {'conflict': conflict, 'improved': improved}
 
 
-def weights_in(state):
-  """The task weights that a method keeps in its state, for the metrics."""
-  weights = getattr(state, 'weights', None)
-  return {} if weights is None or jnp.ndim(weights) != 1 else {'weight': weights}
-
-
 def finite(model, losses, norms, tasks):
   """`[T]` bool: loss, shared gradient and own gradient of each task."""
   known = jnp.isfinite(losses) & jnp.isfinite(norms)
