@@ -206,7 +206,8 @@ def weigh(
   A task whose loss or gradient is NaN or infinite is left out like an absent one: it spoils
   neither the other tasks' weights nor the state. Its own row still shows in the direction, where
   0 · NaN is NaN, and in the train step's metric 'finite'. As squares of norms are float32, a norm
-  above 1e19 counts as infinite, and one below 1e-22 as zero.
+  above 1.8e19 counts as infinite, and a gradient with no coordinate above 1.1e-19 as zero: the
+  smallest normal float32 is the square of that, and a CPU has 0 for what is smaller.
 
   Returns:
     weights `[T]` float32, 0 for tasks left out, and the new state.
