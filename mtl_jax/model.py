@@ -103,7 +103,7 @@ class MultiTaskModel:
     example: halves.Example,
     key: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """The weighted mean loss `[]` of task `name` and its number of labels `[]`."""
+    """The weighted mean loss `[]` of task `name` and its number of labels `[]`; 0 if it is off."""
     outputs = self.task_outputs(name, task_params, features, example['inputs'], key)
     return self.task(name).mean_loss(outputs, example['targets'], example.get('mask'))
 

@@ -41,6 +41,18 @@ def test_mean_loss_is_over_valid_labels_and_weighted():
   assert (float(loss), float(count)) == (0.0, 0.0)
 
 
+def test_weight_zero_switches_a_task_off():
+  """Loss, labels and gradient are 0 whatever the values are; elements are what they are."""
+  task = mtl_jax.Task('t', None, kind='regression', weight=0.0)
+  outputs, targets = jnp.array([1.0, jnp.nan]), jnp.zeros(2)
+  (loss, count), grads = jax.value_and_grad(task.mean_loss, has_aux=True)(outputs, targets)
+  assert (float(loss), float(count)) == (0.0, 0.0)
+  np.testing.assert_array_equal(grads, 0.0)
+  assert float(task.elements(outputs, targets)[0][0]) == 1.0
+  with pytest.raises(ValueError, match='do not fit'):
+    task.mean_loss(outputs, jnp.zeros(3))
+
+
 def test_a_label_without_loss_carries_no_gradient():
   def loss(logits):
     return mtl_jax.Task('t', None).mean_loss(logits, jnp.array([1, -1, -2]))[0]

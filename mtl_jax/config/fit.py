@@ -9,7 +9,7 @@ from mtl_jax import errors, kinds
 from mtl_jax.plain import Plain, is_int, is_number, is_section, plain
 
 COMMON: Plain = {
-  'weight': 1.0,  # multiplies the task's loss; 0: the task is evaluated, but not trained
+  'weight': 1.0,  # multiplies the task's loss; 0: off, evaluated only
   'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
 }
 """The options of every task."""

@@ -83,19 +83,29 @@ class Balancer(optax.GradientTransformationExtraArgs):
       is not a weighting.
     needs: what it reads.
     init_tasks: `(params, num_tasks) -> state`, for callers that know T, such as the train step.
+    weighed: `update` with a third result, the weights `[T]` that the direction was made with, for
+      the train step's metrics; None for a weighting, and for a method that has no weights.
   """
 
   weighting: Weighting | None
   needs: str
   init_tasks: Callable[[Any, int | None], State]
+  weighed: Callable[..., tuple[Any, State, jax.Array]] | None
 
   def __new__(
-    cls, init, update, weighting: Weighting | None = None, needs: str = 'jacobian', init_tasks=None
+    cls,
+    init,
+    update,
+    weighting: Weighting | None = None,
+    needs: str = 'jacobian',
+    init_tasks=None,
+    weighed=None,
   ):
     self = super().__new__(cls, init, update)
     self.weighting = weighting
     self.needs = needs
     self.init_tasks = init_tasks or _init_tasks(init, weighting)
+    self.weighed = weighed
     return self
 
 
@@ -151,7 +161,9 @@ def normalizer(weighting: Weighting, num_tasks: int | None = None) -> Normalizer
   return Normalizer(lambda params: weighting.init(num_tasks), update, weighting)
 
 
-def jacobian_balancer(init, update, num_tasks: int | None = None) -> Balancer:
+def jacobian_balancer(
+  init, update, num_tasks: int | None = None, *, weighs: bool = False
+) -> Balancer:
   """A method that looks inside J, as an optax transformation.
 
   Args:
@@ -159,6 +171,7 @@ def jacobian_balancer(init, update, num_tasks: int | None = None) -> Balancer:
     update: `(stacked, state, *, present [T], losses [T] or None, key or None, **extra_args) ->
       (direction, state)`.
     num_tasks: what `init` gets in an optax chain; the train step tells T itself.
+    weighs: `update` has a third result, the weights `[T]` that it used.
   """
 
   def checked(updates, state, params=None, **extra_args):
@@ -168,7 +181,15 @@ def jacobian_balancer(init, update, num_tasks: int | None = None) -> Balancer:
       given['present'] = jnp.ones(tasks, bool)
     return update(updates, state, params=params, **given)
 
-  return Balancer(lambda params: init(params, num_tasks), checked, init_tasks=init)
+  def without_weights(updates, state, params=None, **extra_args):
+    return checked(updates, state, params, **extra_args)[:2]
+
+  return Balancer(
+    lambda params: init(params, num_tasks),
+    without_weights if weighs else checked,
+    init_tasks=init,
+    weighed=checked if weighs else None,
+  )
 
 
 def weigh(
@@ -185,7 +206,8 @@ def weigh(
   A task whose loss or gradient is NaN or infinite is left out like an absent one: it spoils
   neither the other tasks' weights nor the state. Its own row still shows in the direction, where
   0 · NaN is NaN, and in the train step's metric 'finite'. As squares of norms are float32, a norm
-  above 1e19 counts as infinite, and one below 1e-22 as zero.
+  above 1.8e19 counts as infinite, and a gradient with no coordinate above 1.1e-19 as zero: the
+  smallest normal float32 is the square of that, and a CPU has 0 for what is smaller.
 
   Returns:
     weights `[T]` float32, 0 for tasks left out, and the new state.

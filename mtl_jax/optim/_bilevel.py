@@ -18,7 +18,8 @@ def balancer(init: Callable[[int | None], Any], update: Callable, name: str) -> 
 
   Args:
     init: num_tasks or None -> state.
-    update: `(state, params, loss_fn, validation_fn, present [T]) -> (direction, state)`.
+    update: `(state, params, loss_fn, validation_fn, present [T]) -> (direction, state, the losses'
+      weights [T])`.
     name: for errors.
   """
 
@@ -50,9 +51,10 @@ def balancer(init: Callable[[int | None], Any], update: Callable, name: str) -> 
 
   return _base.Balancer(
     lambda params: init(None),
-    checked,
+    lambda *args, **extra_args: checked(*args, **extra_args)[:2],
     needs='functions',
     init_tasks=lambda params, tasks: init(tasks),
+    weighed=checked,
   )
 
 

@@ -95,7 +95,7 @@ def auto_lambda(
     slope = jax.grad(validation)(jnp.where(present, state.weights, 0.0))
     usable = present & jnp.isfinite(slope)
     weights, opt_state = _bilevel.learn(tx, slope, state.opt_state, state.weights, usable)
-    direction = weighted(jnp.where(present, weights, 0.0))
-    return direction, AutoLambdaState(weights, opt_state)
+    here = jnp.where(present, weights, 0.0)
+    return weighted(here), AutoLambdaState(weights, opt_state), here
 
   return _bilevel.balancer(init, update, 'auto_lambda')

@@ -92,8 +92,8 @@ def excess_mtl(
     grown = weights * jnp.exp(robust_step_size * (relative - largest))
     weights, _ = _rows.shares(grown, usable)
     kept = jnp.where(usable, mass * weights, state.weights)
-    count = jnp.sum(usable, dtype=jnp.float32)
-    direction = gradients.combine(count * weights, updates)
-    return direction, ExcessMTLState(squares, kept, first)
+    weights = jnp.sum(usable, dtype=jnp.float32) * weights
+    direction = gradients.combine(weights, updates)
+    return direction, ExcessMTLState(squares, kept, first), weights
 
-  return _base.jacobian_balancer(init, update, num_tasks)
+  return _base.jacobian_balancer(init, update, num_tasks, weighs=True)

@@ -144,7 +144,8 @@ def forum(
     logits, opt_state = _bilevel.learn(
       tx, force * logit_slope, state.opt_state, state.logits, present & usable
     )
-    return direction, ForumState(logits, opt_state, kept, step)
+    weights = _bilevel.softmax(logits, present)
+    return direction, ForumState(logits, opt_state, kept, step), weights
 
   def descend(loss_fn, params, slope, weights):
     def total(params):

@@ -120,6 +120,6 @@ def moco(
     moved, weights = descend(state.weights, gram, usable, step, jnp.asarray(rho, jnp.float32))
     kept = jnp.where(usable, moved, state.weights)
     direction = _rows.cast(gradients.combine(weights, tracked), updates)
-    return direction, MoCoState(tracked, kept, steps)
+    return direction, MoCoState(tracked, kept, steps), weights
 
-  return _base.jacobian_balancer(init, update, num_tasks)
+  return _base.jacobian_balancer(init, update, num_tasks, weighs=True)

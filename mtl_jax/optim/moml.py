@@ -92,7 +92,8 @@ def moml(
     slope = _shortest(unit, counts)
     usable = present & jnp.any(counts)
     logits, opt_state = _bilevel.learn(tx, slope, state.opt_state, state.logits, usable)
-    return weighted(_bilevel.softmax(logits, present)), MOMLState(logits, opt_state)
+    weights = _bilevel.softmax(logits, present)
+    return weighted(weights), MOMLState(logits, opt_state), weights
 
   return _bilevel.balancer(init, update, 'moml')
 

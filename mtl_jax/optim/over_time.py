@@ -55,18 +55,17 @@ def every_k(tx: _base.Balancer, k: int, num_tasks: int | None = None) -> _base.B
     'gramian'
   """
   inner = _base.weighting_of(tx, 'every_k')
-
-  def in_use(weights):
-    known = ~jnp.isnan(weights)
-    count = jnp.maximum(jnp.sum(known, dtype=jnp.float32), 1.0)
-    return jnp.where(known, weights, jnp.sum(jnp.where(known, weights, 0.0)) / count)
-
   if k < 1:
     raise ValueError(f'every_k: k must be 1 or more, not {k}.')
   if inner.follow is not None:
     raise ValueError('every_k: this method looks at the losses after every step.')
   if k == 1:
     return tx
+
+  def in_use(weights):
+    known = ~jnp.isnan(weights)
+    count = jnp.maximum(jnp.sum(known, dtype=jnp.float32), 1.0)
+    return jnp.where(known, weights, jnp.sum(jnp.where(known, weights, 0.0)) / count)
 
   def init(tasks):
     tasks = _base.known_tasks(tasks, num_tasks, 'every_k')

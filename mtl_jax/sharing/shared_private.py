@@ -37,7 +37,7 @@ def shared_private(
   D is a softmax over the T tasks of a linear map of the pooled s. It reads s by `reverse`, so that
   it minimizes its cross-entropy, which the shared encoder maximizes. Ω = ‖SᵀPᵢ / B‖²_F, where the B
   rows of S and Pᵢ are the examples' pooled features divided by their norms: from 0 to 1 for
-  any B. Neither term is multiplied by `Task.weight`.
+  any B. Neither term is multiplied by `Task.weight`; a task of weight 0, which is off, has neither.
 
   It is meant for tasks with inputs of their own. Shared inputs are the same for all tasks, so that
   no D can tell them apart and λ has no use.
@@ -163,7 +163,7 @@ class _SharedPrivate(_by_task.ByTaskModel):
     A task is present with any example that the discriminator or orthogonality learns from.
     """
     loss, count = super().task_loss(name, task_params, features, example, key)
-    if key is None or not {'logits', 'pooled'} & set(features):
+    if key is None or self.task(name).weight == 0 or not {'logits', 'pooled'} & set(features):
       return loss, count
     rows = _rows(example['inputs'], features['states'])  # [B]
     if 'logits' in features:

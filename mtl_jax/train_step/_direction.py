@@ -197,8 +197,7 @@ class _Stacked:
   """The stacked gradients, to a method that looks inside them."""
 
   def __init__(self, model: Any, balance: Any, options: _path.Options) -> None:
-    self._model, self._options = model, options
-    self._transform = optax.with_extra_args_support(balance)
+    self._model, self._balance, self._options = model, balance, options
     self._logged: set[str] = set()
 
   def __call__(
@@ -212,8 +211,10 @@ class _Stacked:
     jacobian = gradients.linearize(self._model, params, batch, key, stacked=True)
     rows = jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
     direction = rows
+    weights: dict[str, jax.Array] = {}
     if jax.tree.leaves(shared):  # else there is nothing to balance
-      direction, balance_state = self._transform.update(
+      direction, balance_state, weights = _update(
+        self._balance,
         rows,
         balance_state,
         shared,
@@ -222,8 +223,7 @@ class _Stacked:
         key=_balance_key(key),
       )
     _check_direction(direction, shared)
-    metrics = _watch.of_rows(rows, direction, jacobian, options)
-    metrics |= _watch.weights_in(balance_state)
+    metrics = _watch.of_rows(rows, direction, jacobian, options) | weights
     metrics['finite'] = _watch.finite(
       self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
     )
@@ -288,10 +288,8 @@ class _Representation:
         "at='representation': this method keeps state of the parameters' shapes, so it works "
         "at='parameters' only."
       )
-    transform = optax.with_extra_args_support(self._balance)
-    cotangent, balance_state = transform.update(rows, balance_state, **known)
-    metrics = _watch.of_rows(rows, cotangent, jacobian, self._options)
-    metrics |= _watch.weights_in(balance_state)
+    cotangent, balance_state, weights = _update(self._balance, rows, balance_state, **known)
+    metrics = _watch.of_rows(rows, cotangent, jacobian, self._options) | weights
     metrics['finite'] = _watch.finite(
       self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
     )
@@ -315,7 +313,8 @@ class _Functions:
     if validation is None:
       batch, validation = _part(batch, 0, 2), _part(batch, 1, 2)
     losses, present = _path.losses_of(model, params, batch, key)
-    grads, balance_state = self._balance.update(
+    grads, balance_state, metrics = _update(
+      self._balance,
       None,
       balance_state,
       params,
@@ -326,7 +325,6 @@ class _Functions:
       validation_fn=lambda p: _path.losses_of(model, p, validation, held_key)[0],
     )
     _check_direction(grads, params)
-    metrics = _watch.weights_in(balance_state)
     if self._options.monitor:
       metrics |= _watch.of_model(model, params, batch, key, grads, self._options, self._logged)
     metrics['finite'] = _watch.finite_sum(model, losses, grads)
@@ -366,6 +364,19 @@ def _pulled(
   grads = _join(params, shared, jacobian.tasks)
   metrics = {'weight': weights, 'finite': _watch.finite_sum(model, jacobian.losses, grads)}
   return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+
+
+def _update(
+  balance: Any, updates: Any, state: Any, params: Any = None, **known: Any
+) -> tuple[Any, Any, dict[str, jax.Array]]:
+  """A method's direction and state, and its weights as metrics, where it tells them."""
+  weighed = getattr(balance, 'weighed', None)
+  if weighed is None:
+    transform = optax.with_extra_args_support(balance)
+    direction, state = transform.update(updates, state, params, **known)
+    return direction, state, {}
+  direction, state, weights = weighed(updates, state, params, **known)
+  return direction, state, {'weight': weights}
 
 
 def init_balance(balance: Any, params: Any, tasks: int | None) -> Any:

@@ -62,12 +62,6 @@ def monitored(gram: jax.Array, along: jax.Array, present: jax.Array) -> dict[str
   return {'conflict': conflict, 'improved': improved}
 
 
-def weights_in(state: Any) -> dict[str, jax.Array]:
-  """The task weights that a method keeps in its state, for the metrics."""
-  weights = getattr(state, 'weights', None)
-  return {} if weights is None or jnp.ndim(weights) != 1 else {'weight': weights}
-
-
 def finite(model: Any, losses: jax.Array, norms: jax.Array, tasks: Any) -> jax.Array:
   """`[T]` bool: loss, shared gradient and own gradient of each task."""
   known = jnp.isfinite(losses) & jnp.isfinite(norms)

@@ -78,11 +78,13 @@ def make_train_step(
   Returns:
     `step(state, batch, validation=None) -> (state, metrics)`; `validation` is a batch for methods
     that need functions: without it every second example of `batch` is held out. Metrics: 'loss'
-    `[T]`, 'weight' `[T]` (how much of each gradient is in the direction; for a method without
-    weights, none), 'present' `[T]` bool, 'finite' `[T]` bool (loss and gradient), 'update_norm'
-    `[]` (of the parameters' change), 'penalty' `[]` (where the model has one: its gradient joins
-    the direction, unbalanced), and where the method needs the gradients, 'gradient_norm'
-    `[T]` and, where it needs G, 'cosine' `[T, T]` (NaN in a step that had no use for G).
+    `[T]` (NaN for an absent task, which has none: 0 would read as solved), 'weight' `[T]` (how much
+    of each gradient is in the direction, 0 for an absent task; for a method without weights, none),
+    'present' `[T]` bool (a task without a label in the batch is absent, and so is one whose
+    `Task.weight` is 0), 'finite' `[T]` bool (loss and gradient), 'update_norm' `[]` (of the
+    parameters' change), 'penalty' `[]` (where the model has one: its gradient joins the direction,
+    unbalanced), and where the method needs the gradients, 'gradient_norm' `[T]` and, where it needs
+    G, 'cosine' `[T, T]` (NaN in a step that had no use for G).
 
   Raises:
     ValueError: an option that does not exist, or that the method or the model cannot follow.
@@ -116,7 +118,10 @@ def make_train_step(
       new_losses, _ = _path.losses_of(here, params, batch, key)
       seen = present & jnp.isfinite(losses) & jnp.isfinite(new_losses)
       balance_state = follow(balance_state, losses=losses, new_losses=new_losses, present=seen)
-    metrics |= {'loss': losses, 'present': present, 'update_norm': optax.tree.norm(updates)}
+    metrics |= {'loss': jnp.where(present, losses, jnp.nan), 'present': present}
+    metrics['update_norm'] = optax.tree.norm(updates)
+    if 'weight' in metrics:
+      metrics['weight'] = jnp.where(present, metrics['weight'], 0.0)
     new = TrainState(state.step + 1, params, opt_state, balance_state, state.key)
     if mesh is not None:
       new = jax.lax.with_sharding_constraint(new, sharding.partition(new, mesh, rules))

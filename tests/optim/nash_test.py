@@ -13,8 +13,8 @@ import mtl_jax
 from mtl_jax import gradients, optim
 from mtl_jax.optim import _base
 from tests import models
-from tests.engine_test import REGIMES
 from tests.optim import oracles_solvers as oracles
+from tests.train_step.engine_test import REGIMES
 
 J = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
 
