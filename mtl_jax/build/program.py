@@ -2,27 +2,22 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mtl_jax import encoders, errors, heads, metrics, optim, sharding, train_step
-from mtl_jax import sharing as sharing_lib
+from mtl_jax import errors, sharding, train_step
 from mtl_jax.build import optimizer as optimizer_lib
 from mtl_jax.build import start as start_lib
 from mtl_jax.build.balance import build_balance
 from mtl_jax.build.mesh import build_mesh
 from mtl_jax.build.model import build_model
-from mtl_jax.data import builders, pipeline, text
+from mtl_jax.data import pipeline
 from mtl_jax.model import MultiTaskModel
-from mtl_jax.tasks import Task
 
 Run = Mapping[str, Any]
 _LOG = logging.getLogger(__name__)

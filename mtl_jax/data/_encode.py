@@ -52,19 +52,53 @@ class Split:
 
 
 class Words:
-  """The distinct words of a data set, numbered from 1; 0 is padding."""
+  """The distinct words of a data set, numbered from 1; 0 is padding.
+
+  A word that is split in another way where it begins a text has a second number there.
+  """
 
   def __init__(self) -> None:
     self._ids: dict[str, int] = {'': 0}
+    self._first: list[str] = []  # words with a second number, which follow the others
 
   def number(self, rows: Sequence[Sequence[str]]) -> _ragged.Ragged:
     """Returns the number of every word."""
     ids = self._ids
     return _ragged.from_rows([[ids.setdefault(word, len(ids)) for word in row] for row in rows])
 
+  def tell_first(
+    self, rows: Sequence[_ragged.Ragged], *tokenizers: text.Tokenizer
+  ) -> list[_ragged.Ragged]:
+    """Returns what `number` gave, with the second numbers of words that begin a row, once all are.
+
+    Args:
+      rows: those of the whole data set, none of them empty.
+      *tokenizers: which words need one depends on these.
+    """
+    words = list(self._ids)
+    numbers = np.unique(np.concatenate([part.values[part.offsets[:-1]] for part in rows]))
+    first = [words[number] for number in numbers]
+    differ = np.zeros(len(first), bool)
+    for tokenizer in tokenizers:
+      here, elsewhere = (tokenizer.encode_words(first, at) for at in (True, False))
+      differ |= ~here.equal(elsewhere)
+    self._first = [first[index] for index in np.flatnonzero(differ)]
+    if not self._first:
+      return list(rows)
+    second = np.arange(len(words), dtype=np.int32)
+    second[numbers[differ]] = len(words) + np.arange(len(self._first))
+    result = []
+    for part in rows:
+      values = part.values.copy()
+      values[part.offsets[:-1]] = second[values[part.offsets[:-1]]]
+      result.append(_ragged.Ragged(values, part.offsets))
+    return result
+
   def encode(self, tokenizer: text.Tokenizer) -> _ragged.Ragged:
     """Returns the ids of each distinct word, in one row each."""
-    return tokenizer.encode_words(list(self._ids))
+    return tokenizer.encode_words(list(self._ids)).extend(
+      tokenizer.encode_words(self._first, first=True)
+    )
 
 
 def inputs(
@@ -120,6 +154,25 @@ def check_lengths(where: str, task: str, words: _ragged.Ragged, tags: _ragged.Ra
     raise errors.DataError(
       f'{where}, example {index}, task {task!r}: {tags.lengths[index]} tags for '
       f'{words.lengths[index]} words'
+    )
+
+
+def check_whole(
+  where: str, tokenizer: text.Tokenizer, items: Sequence[Sequence[str]], tokens: _ragged.Ragged
+) -> None:
+  """Raises ConfigError for the first text with other pieces than its words have, put together."""
+  whole = tokenizer.encode([' '.join(words) for words in items])
+  differ = np.flatnonzero(~whole.equal(tokens))
+  if len(differ):
+    index = int(differ[0])
+    string = ' '.join(items[index])
+    found = [
+      [tokenizer.backend.id_to_token(i) for i in part.take(differ[:1]).values.tolist()]
+      for part in (whole, tokens)
+    ]
+    raise errors.ConfigError(
+      f'{where}, example {index}: the tokenizer joins words: {string!r} becomes {found[0]}, and '
+      f'word by word {found[1]}; choose one that splits texts at blanks'
     )
 
 

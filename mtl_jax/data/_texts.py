@@ -124,16 +124,23 @@ def _words(
     )
   words = _encode.Words()
   numbered = {split: [words.number(items) for items in groups] for split, groups in inputs.items()}
+  split_by = [tokenizer] if pieces is None else [tokenizer, pieces]
+  told = iter(words.tell_first([part for parts in numbered.values() for part in parts], *split_by))
+  numbered = {split: [next(told) for _ in parts] for split, parts in numbered.items()}
   ids = words.encode(tokenizer)
   table = None
   if pieces is not None:
     table = _encode.piece_table(words.encode(pieces), options['max_pieces'])
 
-  def encode(split: str, numbers: _ragged.Ragged, target: _labels.ByTask) -> _encode.Split:
+  def encode(
+    split: str, items: list[Any], numbers: _ragged.Ragged, target: _labels.ByTask
+  ) -> _encode.Split:
     for task, labels in target.items():
       if isinstance(labels, _ragged.Ragged):
         _encode.check_lengths(where[split], task, numbers, labels)
     tokens, split_labels, starts = _encode.split_words(numbers, ids, target)
+    if not tokenizer.splits_at_blanks:
+      _encode.check_whole(where[split], tokenizer, items, tokens)
     units = None if table is None else numbers
     item = _encode.Split(tokens, split_labels, units, 0, starts=starts)
     item = _encode.cut(item, longest and longest - len(before) - len(after))
@@ -141,7 +148,7 @@ def _words(
 
   return {
     split: [
-      encode(split, numbers, target) for numbers, target in zip(groups, targets[split], strict=True)
+      encode(split, *group) for group in zip(inputs[split], groups, targets[split], strict=True)
     ]
     for split, groups in numbered.items()
   }, table
