@@ -78,7 +78,7 @@ def main() -> None:
   parser.add_argument('--repeats', type=int, default=7)
   arguments = parser.parse_args()
   size = sum(int(np.prod(shape)) for shape in leaves().values())
-  print(machine.describe(), end='\n\n')
+  print(machine.begin(), end='\n\n')
   print(f'{size / 1e6:.1f} M parameters, float32. Milliseconds; × the limit by memory bandwidth.\n')
   print('| method | ' + ' | '.join(f'T = {t}' for t in arguments.tasks) + ' |')
   print('| --- |' + ' --- |' * len(arguments.tasks))

@@ -43,7 +43,7 @@ def main() -> None:
   arguments = parser.parse_args()
   tasks, examples, width = arguments.tasks, arguments.examples, arguments.width
   rng = np.random.default_rng(0)
-  print(machine.describe(), end='\n\n')
+  print(machine.begin(), end='\n\n')
   print(
     f'| {tasks} tasks, {examples} examples, width {width} | operations | ms a step '
     f'| ms of products | ratio (bound {BOUND}) |'

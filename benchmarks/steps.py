@@ -208,7 +208,7 @@ def main() -> None:
   parser.add_argument('--all', action='store_true', help='more methods on the Gramian')
   arguments = parser.parse_args()
   gramian = (*GRAMIAN, *MORE) if arguments.all else GRAMIAN
-  print(machine.describe(), end='\n\n')
+  print(machine.begin(), end='\n\n')
   print(
     '| inputs | method | step | × plain | at most | temporary memory | compiling | at most |\n'
     '| --- | --- | --- | --- | --- | --- | --- | --- |'

@@ -22,7 +22,7 @@ import rich.console
 import rich.table
 
 from mtl_jax import config as config_lib
-from mtl_jax import sharing
+from mtl_jax import memory, sharing
 from mtl_jax.build import flops, start
 from mtl_jax.build.encoder import build_encoder
 from mtl_jax.build.model import build_model
@@ -93,6 +93,7 @@ def separate(model: MultiTaskModel, encoder: Any, batch: Mapping[str, Any]) -> S
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
+  memory.keep_freed()
   try:
     arguments = command_line.parse(sys.argv if argv is None else argv, __doc__, needs_workdir=False)
     if arguments is None:

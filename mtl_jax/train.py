@@ -34,7 +34,7 @@ from absl import logging
 from ml_collections import config_dict
 
 from mtl_jax import config as config_lib
-from mtl_jax import report
+from mtl_jax import memory, report
 from mtl_jax.build import program as program_lib
 from mtl_jax.build import start
 from mtl_jax.config import command_line
@@ -156,6 +156,7 @@ def _report(workdir: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
+  memory.keep_freed()
   logging.set_verbosity(logging.ERROR)  # orbax tells of every file
   try:
     arguments = command_line.parse(sys.argv if argv is None else argv, __doc__)
