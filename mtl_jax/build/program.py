@@ -2,27 +2,22 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mtl_jax import encoders, errors, heads, metrics, optim, sharding, train_step
-from mtl_jax import sharing as sharing_lib
+from mtl_jax import errors, sharding, train_step
 from mtl_jax.build import optimizer as optimizer_lib
 from mtl_jax.build import start as start_lib
 from mtl_jax.build.balance import build_balance
 from mtl_jax.build.mesh import build_mesh
 from mtl_jax.build.model import build_model
-from mtl_jax.data import builders, pipeline, text
+from mtl_jax.data import pipeline
 from mtl_jax.model import MultiTaskModel
-from mtl_jax.tasks import Task
 
 Run = Mapping[str, Any]
 _LOG = logging.getLogger(__name__)
@@ -82,10 +77,10 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   with as_config_errors():
     model, frozen = start_lib.freeze(model, run, batch)
     anchored = start_lib.anchored(model, run, batch)
-  optimizer = optimizer_lib.build(run, schedule, frozen, anchored)
+    optimizer = optimizer_lib.build(run, schedule, model, batch, frozen, anchored)
   options = run['balance']
 
-  def init(key, params=None):
+  def init(key: jax.Array, params: Any = None) -> train_step.TrainState:
     return train_step.init_train_state(
       model, balance, optimizer, key, batch, params=params, mesh=mesh
     )
@@ -93,13 +88,13 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   compiled = jax.jit(init) if mesh is None else init
   fresh = jax.jit(model.init)
 
-  def start(seed):
+  def start(seed: int) -> train_step.TrainState:
     key = jax.random.key(seed)
     if not start_lib.elsewhere(run):
       return compiled(key)
     # With the key that `init_train_state` would give the model.
     params = fresh(jax.random.split(key)[0], batch)
-    return compiled(key, start_lib.transplant(run, data, params, seed))
+    return compiled(key, start_lib.transplant(run, data, model, batch, params, seed))
 
   step = train_step.make_train_step(
     model,
