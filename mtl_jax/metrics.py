@@ -1,183 +1,47 @@
 """Task metrics accumulated over a split, and what sums them up: averages, Δm, intervals over seeds.
 
-The numbers come from scikit-learn, seqeval and SciPy. The evaluation loop lives elsewhere.
-
-Integer targets follow the batches' codes: -1 is missing (padding, no label) and left out; -2 is a
-label that the training vocabulary lacks, which no prediction can match: it counts as wrong.
+The metrics of a task are those of its kind (`mtl_jax.kinds`). The evaluation loop lives elsewhere.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
-from seqeval import metrics as seqeval
-from sklearn import metrics as sklearn
 
-from mtl_jax.errors import ConfigError, DataError, NonFiniteError, nearest
-
-Kind = Literal['classification', 'multilabel', 'regression', 'tagging']
-KINDS: tuple[Kind, ...] = ('classification', 'multilabel', 'regression', 'tagging')
-
-MISSING = -1
-UNKNOWN = -2
+from mtl_jax import errors, kinds
 
 
-@dataclasses.dataclass(frozen=True)
-class Metric:
-  """A metric of one or more kinds of task.
+class Scored(NamedTuple):
+  """What is scored of a task.
 
   Attributes:
-    function: `(targets, predictions, label_names) -> value` on all labelled examples of a split (at
-      least one). Arrays are [N] for classification and regression and [N, C] for multilabel;
-      tagging has a list of N arrays, the labelled tokens of each sentence.
-    higher_is_better: the direction in which the metric improves.
-    kinds: the kinds of task that it is defined for.
-    fraction: True if the value is at most 1 and reads well as a percentage.
+    kind: its kind, or the name of one.
+    metrics: names of metrics of that kind.
+    names: of its classes, which the metrics of spans need.
   """
 
-  function: Callable[[Any, Any, Sequence[str] | None], float]
-  higher_is_better: bool
-  kinds: tuple[Kind, ...]
-  fraction: bool = True
-
-
-def _accuracy(targets, predictions, _):
-  return sklearn.accuracy_score(targets, predictions)
-
-
-def _mcc(targets, predictions, _):
-  if (
-    len(np.union1d(targets, predictions)) == 1
-  ):  # one class, always right: 0 by convention, without a warning
-    return 0.0
-  return sklearn.matthews_corrcoef(targets, predictions)
-
-
-def _binary_f1(targets, predictions, _):
-  positive = predictions == 1
-  targets = np.where(targets == UNKNOWN, ~positive, targets == 1)  # wrong, whatever was predicted
-  return sklearn.f1_score(targets, positive, zero_division=0)
-
-
-def _macro_f1(targets, predictions, _):
-  if targets.ndim == 2:
-    pair = _indicators(targets, predictions)
-    value = sklearn.f1_score(*pair, average='macro', zero_division=np.nan)
-    return 0.0 if np.isnan(value) else value  # NaN: no positive in any column
-  # An unknown label is no class of its own, but a false positive of the class predicted for it.
-  classes = np.setdiff1d(np.union1d(targets, predictions), [UNKNOWN])
-  return sklearn.f1_score(targets, predictions, labels=classes, average='macro', zero_division=0)
-
-
-def _micro_f1(targets, predictions, _):
-  return sklearn.f1_score(*_indicators(targets, predictions), average='micro', zero_division=0)
-
-
-def _exact_match(targets, predictions, _):
-  return np.mean(((targets == predictions) | (targets == MISSING)).all(axis=1))
-
-
-def _indicators(targets, predictions) -> tuple[np.ndarray, np.ndarray]:
-  """Returns 0/1 matrices [N, C + 1] for F1: missing entries become true negatives."""
-  predictions = np.where(targets == MISSING, 0, predictions)
-  targets = np.where(targets == MISSING, 0, targets)
-  targets = np.where(targets == UNKNOWN, 1 - predictions, targets)  # wrong, whatever was predicted
-  # scikit-learn takes one column for a binary problem; an empty last column keeps it multilabel.
-  last = ((0, 0), (0, 1))
-  return np.pad(targets, last), np.pad(predictions, last)
-
-
-def _token_accuracy(targets, predictions, _):
-  return sklearn.accuracy_score(np.concatenate(targets), np.concatenate(predictions))
-
-
-def _entity(score):
-  """Returns the entity-level metric for a seqeval function."""
-
-  def function(targets, predictions, label_names):
-    names = {
-      **dict(enumerate(label_names)),
-      UNKNOWN: 'I-<unknown>',
-    }  # neighbours form one missed entity
-    gold = [[names[i] for i in sentence.tolist()] for sentence in targets]
-    predicted = [[names[i] for i in sentence.tolist()] for sentence in predictions]
-    return score(gold, predicted, zero_division=0)
-
-  return function
-
-
-def _correlation(correlate):
-  """Returns the metric for a SciPy correlation: 0 where either side is constant."""
-
-  def function(targets, predictions, _):
-    if np.ptp(targets) == 0 or np.ptp(predictions) == 0:
-      return 0.0
-    return correlate(targets, predictions).statistic
-
-  return function
-
-
-METRICS: dict[str, Metric] = {
-  'accuracy': Metric(_accuracy, True, ('classification',)),
-  'binary_f1': Metric(_binary_f1, True, ('classification',)),
-  'macro_f1': Metric(_macro_f1, True, ('classification', 'multilabel')),
-  'mcc': Metric(_mcc, True, ('classification',)),
-  'micro_f1': Metric(_micro_f1, True, ('multilabel',)),
-  'exact_match': Metric(_exact_match, True, ('multilabel',)),
-  'f1': Metric(_entity(seqeval.f1_score), True, ('tagging',)),
-  'precision': Metric(_entity(seqeval.precision_score), True, ('tagging',)),
-  'recall': Metric(_entity(seqeval.recall_score), True, ('tagging',)),
-  'token_accuracy': Metric(_token_accuracy, True, ('tagging',)),
-  'mse': Metric(
-    lambda y, p, _: sklearn.mean_squared_error(y, p), False, ('regression',), fraction=False
-  ),
-  'mae': Metric(
-    lambda y, p, _: sklearn.mean_absolute_error(y, p), False, ('regression',), fraction=False
-  ),
-  'pearson': Metric(_correlation(stats.pearsonr), True, ('regression',)),
-  'spearman': Metric(_correlation(stats.spearmanr), True, ('regression',)),
-}
-"""The metrics by name. Undefined ratios are 0, as in scikit-learn and seqeval:
-
-* `macro_f1` averages over the classes (columns) that occur in the targets or the predictions;
-* `binary_f1` is the F1 of the second of two classes;
-* `f1`, `precision`, `recall` are seqeval's, on entities of IOB (or IOBES) label names, counted as
-  conlleval does; neighbouring unknown labels form one entity that is missed;
-* `exact_match` is the share of examples with every labelled entry right (subset accuracy);
-* `mcc` is 0 where targets or predictions are constant, and so are `pearson` and `spearman`.
-"""
-
-ENTITY_METRICS = ('f1', 'precision', 'recall')
+  kind: str | kinds.Kind
+  metrics: Sequence[str]
+  names: Sequence[str] | None
 
 
 def check(
-  task: str, kind: str, names: Sequence[str], label_names: Sequence[str] | None = None
+  task: str,
+  kind: str | kinds.Kind,
+  metrics: Sequence[str],
+  names: Sequence[str] | None = None,
 ) -> None:
-  """Raises ConfigError unless each metric exists and suits the task's kind (and label names)."""
-  if kind not in KINDS:
-    raise ConfigError(f'task {task!r}: unknown kind {kind!r}{nearest(kind, KINDS)}')
-  valid = [name for name, metric in METRICS.items() if kind in metric.kinds]
-  for name in names:
-    if name not in METRICS:
-      raise ConfigError(f'task {task!r}: unknown metric {name!r}{nearest(name, valid)}')
-    if name not in valid:
-      raise ConfigError(
-        f'task {task!r}: metric {name!r} is not defined for {kind}{nearest(name, valid)}'
-      )
-    if name == 'binary_f1' and label_names is not None and len(label_names) != 2:
-      raise ConfigError(
-        f'task {task!r}: metric {name!r} is that of two classes, not of the {len(label_names)} '
-        'there are; use macro_f1'
-      )
-    if name in ENTITY_METRICS and label_names is not None:
-      odd = [s for s in label_names if s != 'O' and not s.startswith(('B-', 'I-', 'E-', 'S-'))]
-      if odd:
-        raise ConfigError(
-          f'task {task!r}: metric {name!r} counts entities and needs IOB labels (O, B-x, I-x), '
-          f'not {odd[0]!r}; use token_accuracy for plain tags'
-        )
+  """Raises ConfigError unless each metric exists and suits the task's kind (and class names)."""
+  try:
+    rules = kinds.get(kind)
+    kinds.metrics_of(rules, metrics)
+  except ValueError as e:
+    raise errors.ConfigError(f'task {task!r}: {e}') from None
+  for name in metrics if names is not None else ():
+    complaint = rules.metrics[name].complaint(names or ())
+    if complaint:
+      raise errors.ConfigError(f'task {task!r}: metric {name!r} {complaint}')
 
 
 class Accumulator:
@@ -192,33 +56,36 @@ class Accumulator:
 
   def __init__(
     self,
-    tasks: Mapping[str, tuple[str, Sequence[str], Sequence[str] | None]],
+    tasks: Mapping[str, Scored | tuple[str | kinds.Kind, Sequence[str], Sequence[str] | None]],
     *,
     joint: bool = True,
   ):
     """Creates an empty accumulator.
 
     Args:
-      tasks: for each task, in the model's order, its kind, its metrics and its label names (which
-        entity metrics need; may be None elsewhere).
+      tasks: for each task, in the model's order, its kind, its metrics and the names of its classes
+        (which the metrics of spans need; may be None elsewhere).
       joint: whether to compute the joint exact match. False where tasks have their own inputs: row
         i of two tasks is then not the same example.
 
     Raises:
-      ConfigError: for an unknown metric or kind, a metric of another kind, or label names that are
-        not IOB where entities are counted.
+      ConfigError: for an unknown metric or kind, a metric of another kind, or names of classes that
+        a metric cannot be computed on.
     """
-    for task, (kind, names, labels) in tasks.items():
-      check(task, kind, names, labels)
-      if labels is None and any(name in ENTITY_METRICS for name in names):
-        raise ConfigError(f'task {task!r}: entity metrics need label_names')
-    self._tasks = dict(tasks)
-    self._targets: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
-    self._predictions: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
+    self._tasks: dict[str, tuple[kinds.Kind, Scored]] = {}
+    for task, given in tasks.items():
+      scored = Scored(*given)
+      check(task, scored.kind, scored.metrics, scored.names)
+      rules = kinds.get(scored.kind)
+      if scored.names is None and any(rules.metrics[m].needs_names for m in scored.metrics):
+        raise errors.ConfigError(f'task {task!r}: metrics of spans need the names of the classes')
+      self._tasks[task] = rules, scored
+    self._targets: dict[str, list[Any]] = {task: [] for task in tasks}
+    self._predictions: dict[str, list[Any]] = {task: [] for task in tasks}
+    self._count = dict.fromkeys(tasks, 0)
     self._loss_sum = np.zeros(len(tasks))
     self._loss_count = np.zeros(len(tasks))
-    kinds = [kind for kind, _, _ in tasks.values()]
-    self._joint = joint and any(kind != 'regression' for kind in kinds)
+    self._joint = joint and any(rules.discrete for rules, _ in self._tasks.values())
     self._joint_right = 0
     self._joint_count = 0
 
@@ -239,7 +106,7 @@ class Accumulator:
 
     Raises:
       ValueError: if shapes disagree.
-      DataError: if a labelled regression target is not finite.
+      DataError: if a labelled target is infinite.
       NonFiniteError: if a prediction for a labelled example is not finite.
     """
     loss_sum = np.asarray(result['loss_sum'], np.float64)
@@ -250,7 +117,7 @@ class Accumulator:
         f'[{len(self._tasks)}], one entry for each of the tasks {list(self._tasks)}'
       )
     seen, right = [], []  # of each task in the joint match: bool [B]
-    for task, (kind, _, _) in self._tasks.items():
+    for task, (rules, _) in self._tasks.items():
       if task not in targets:
         continue
       y, p = np.asarray(targets[task]), np.asarray(result['outputs'][task])
@@ -260,20 +127,15 @@ class Accumulator:
       rows = np.ones(len(y), bool) if mask is None else np.asarray(mask, bool)  # [B]
       if rows.shape != y.shape[:1]:
         raise ValueError(f'task {task!r}: mask {rows.shape} does not fit targets {y.shape}')
-      if kind == 'regression':
-        _check_finite(task, y[rows], p[rows])
-      else:
-        p = p.astype(np.int64)
-        labelled = y != MISSING  # [B], [B, C] or [B, S]
-        rows = rows & labelled.reshape(len(y), -1).any(axis=1)
+      rows = rows & rules.labelled(y)
+      _check_finite(task, y[rows], p[rows])
+      if rules.discrete:
         seen.append(rows)
-        right.append(~rows | ~(labelled & (y != p)).reshape(len(y), -1).any(axis=1))
-      if kind == 'tagging':
-        self._targets[task] += [y[i][labelled[i]] for i in np.flatnonzero(rows)]
-        self._predictions[task] += [p[i][labelled[i]] for i in np.flatnonzero(rows)]
-      else:
-        self._targets[task].append(y[rows])
-        self._predictions[task].append(p[rows])
+        right.append(~rows | rules.right(y, p))
+      kept, predicted = rules.collect(y[rows], p[rows])
+      self._targets[task] += kept
+      self._predictions[task] += predicted
+      self._count[task] += int(rows.sum())
     if self._joint and seen:
       if len({len(rows) for rows in seen}) > 1:
         raise ValueError(
@@ -292,7 +154,7 @@ class Accumulator:
       `{'metrics': {task: {metric: value}}, 'joint': {'exact_match': value}, 'loss': {task: value},
       'count': {task: n}}`. Losses are means over what carried a loss; counts are the examples with
       at least one label. The joint exact match is the share of examples with every labelled target
-      of every task right; examples without a label and regression tasks take no part in it; 'joint'
+      of every task right; examples without a label and tasks of numbers take no part in it; 'joint'
       is empty where no task can take part. A value without any labelled example is None.
 
     Raises:
@@ -300,40 +162,35 @@ class Accumulator:
     """
     metrics: dict[str, dict[str, float | None]] = {}
     losses: dict[str, float | None] = {}
-    counts: dict[str, int] = {}
-    for i, (task, (kind, names, labels)) in enumerate(self._tasks.items()):
-      targets: Any = self._targets[task]
-      predictions: Any = self._predictions[task]
-      if kind != 'tagging' and targets:
-        targets, predictions = np.concatenate(targets), np.concatenate(predictions)
-      if kind == 'regression' and len(targets):
-        targets, predictions = targets.astype(np.float64), predictions.astype(np.float64)
-      counts[task] = len(targets)
-      metrics[task] = {
-        name: float(METRICS[name].function(targets, predictions, labels)) if len(targets) else None
-        for name in names
-      }
+    for i, (task, (rules, scored)) in enumerate(self._tasks.items()):
+      metrics[task] = dict.fromkeys(scored.metrics)
+      if self._count[task]:
+        y, p = rules.join(self._targets[task]), rules.join(self._predictions[task])
+        for name in scored.metrics:
+          metrics[task][name] = float(rules.metrics[name].function(y, p, scored.names or ()))
       losses[task] = float(self._loss_sum[i] / self._loss_count[i]) if self._loss_count[i] else None
       if not np.isfinite(self._loss_sum[i]):
-        raise NonFiniteError(f'task {task!r}: the evaluation loss is {self._loss_sum[i]}')
+        raise errors.NonFiniteError(f'task {task!r}: the evaluation loss is {self._loss_sum[i]}')
     joint = {}
     if self._joint:
       joint['exact_match'] = self._joint_right / self._joint_count if self._joint_count else None
-    return {'metrics': metrics, 'joint': joint, 'loss': losses, 'count': counts}
+    return {'metrics': metrics, 'joint': joint, 'loss': losses, 'count': dict(self._count)}
 
 
 def _check_finite(task: str, targets: np.ndarray, predictions: np.ndarray) -> None:
   if not np.isfinite(targets).all():
-    raise DataError(
-      f'task {task!r}: a target is NaN or infinite; mask rows without a label (mask False)'
-    )
+    raise errors.DataError(f'task {task!r}: a target is infinite; a missing one is NaN')
   if not np.isfinite(predictions).all():
     count = int(np.sum(~np.isfinite(predictions)))
-    raise NonFiniteError(f'task {task!r}: {count} of {len(predictions)} predictions not finite')
+    raise errors.NonFiniteError(
+      f'task {task!r}: {count} of {len(predictions)} predictions not finite'
+    )
 
 
 def average(
-  metrics: Mapping[str, Mapping[str, float | None]], main: Mapping[str, str]
+  metrics: Mapping[str, Mapping[str, float | None]],
+  main: Mapping[str, str],
+  higher: Mapping[str, bool] | None = None,
 ) -> float | None:
   """Returns the mean of the tasks' main metrics, with errors (lower is better) negated.
 
@@ -342,6 +199,7 @@ def average(
   Args:
     metrics: {task: {metric: value}}, as `Accumulator.compute` gives it.
     main: {task: name of its main metric}.
+    higher: {task: whether a higher one is better}; None: as the metrics of `kinds.KINDS` say.
 
   Returns:
     The mean over the tasks that have a value; None if none has.
@@ -350,11 +208,19 @@ def average(
   0.2
   """
   values = [
-    value if METRICS[name].higher_is_better else -value
+    value if (higher_is_better(name) if higher is None else higher[task]) else -value
     for task, name in main.items()
     if (value := metrics[task][name]) is not None
   ]
   return float(np.mean(values)) if values else None
+
+
+def higher_is_better(name: str) -> bool:
+  """The direction in which a metric of any kind improves; ValueError if there is none."""
+  found = kinds.find_metric(name)
+  if found is None:
+    raise ValueError(f'unknown metric {name!r}')
+  return found.higher_is_better
 
 
 def delta_m(

@@ -1,7 +1,4 @@
-"""Task: a name, a head, a loss, its metrics, its weight; and the elementwise losses of each kind.
-
-How labels are missing is settled here, once: integer labels below zero carry no loss.
-"""
+"""Task: a name, a head, a kind, its metrics, its weight; the losses of the kinds by their names."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,72 +6,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-MISSING = -1
-"""The label of an example that has none, and of padding."""
-UNKNOWN = -2
-"""The label of a class that the training split lacks: no loss, and always wrong in metrics."""
+from mtl_jax import kinds
+from mtl_jax.kinds import (
+  MISSING,
+  UNKNOWN,
+  sigmoid_cross_entropy,
+  softmax_cross_entropy,
+  squared_error,
+)
 
-ElementwiseLoss = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-
-
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Cross-entropy per label, in nats.
-
-  Args:
-    logits: `[B, ..., C]`.
-    labels: int `[B, ...]`; below zero: missing.
-
-  Returns:
-    values `[B, ...]` float32 and valid `[B, ...]` bool.
-  """
-  valid = labels >= 0
-  values = optax.softmax_cross_entropy_with_integer_labels(
-    logits.astype(jnp.float32), jnp.where(valid, labels, 0)
-  )
-  return values, valid
-
-
-def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Binary cross-entropy per class, in nats.
-
-  Args:
-    logits: `[B, C]`.
-    labels: int `[B, C]`: 0, 1, or below zero: missing.
-
-  Returns:
-    values `[B, C]` float32 and valid `[B, C]` bool.
-  """
-  valid = labels >= 0
-  targets = jnp.where(valid, labels, 0).astype(jnp.float32)
-  return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets), valid
-
-
-def squared_error(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """(prediction − target)² in the targets' unit squared; missing targets are told by the mask.
-
-  Args:
-    predictions: `[B, ...]`.
-    targets: float, the same shape.
-
-  Returns:
-    values float32 and valid bool (all true), of that shape.
-  """
-  values = jnp.square(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
-  return values, jnp.ones(values.shape, bool)
-
-
-LOSSES: dict[str, ElementwiseLoss] = {
-  'classification': softmax_cross_entropy,
-  'multilabel': sigmoid_cross_entropy,
-  'regression': squared_error,
-  'tagging': softmax_cross_entropy,
-}
-"""The loss of each kind of task."""
-
-KINDS = tuple(LOSSES)
-"""The kinds of task."""
+ElementwiseLoss = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,43 +27,57 @@ class Task:
     name: a Python identifier other than 'inputs', 'targets' and 'mask', which batches use.
     head: the task's own half: a Flax module `(features, inputs, train=False) -> outputs`.
     kind: 'classification' (logits `[B, C]`, labels `[B]`), 'multilabel' (logits `[B, C]`, 0/1
-      labels `[B, C]`), 'regression' (values `[B]`), or 'tagging' (logits `[B, S, C]`, labels
-      `[B, S]`). It says how predictions are read off the outputs.
+      labels `[B, C]`), 'regression' (values `[B]`), 'tagging' (logits `[B, S, C]`, labels
+      `[B, S]`), another name in `mtl_jax.kinds.KINDS`, or a `mtl_jax.kinds.Kind`, which it becomes.
+      It says how predictions are read off the outputs, and what they are scored by.
     loss: elementwise: `(outputs, targets) -> (values [B, ...], valid [B, ...])`; None takes that of
       the kind. The task's loss is the mean of the valid values.
-    metrics: names from `mtl_jax.metrics`; the first is the main one.
+    metrics: names of metrics of the kind, which evaluation computes; the first is the main one. ()
+      takes the kind's main one.
     weight: multiplies the task's loss, for every balancing method alike.
 
   Raises:
-    ValueError: a bad name, an unknown kind, a negative or infinite weight.
+    ValueError: a bad name, an unknown kind, a metric that the kind does not have, a negative or
+      infinite weight.
   """
 
   name: str
   head: Any
-  kind: str = 'classification'
+  kind: str | kinds.Kind = 'classification'
   loss: ElementwiseLoss | None = None
   metrics: tuple[str, ...] = ()
   weight: float = 1.0
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not self.name.isidentifier() or self.name in ('inputs', 'targets', 'mask'):
       raise ValueError(
         f'A task cannot be called {self.name!r}: give it a Python identifier other than inputs, '
         'targets and mask.'
       )
-    if self.kind not in KINDS:
-      raise ValueError(f'Task {self.name!r}: unknown kind {self.kind!r}. Valid: {", ".join(KINDS)}')
+    try:
+      kind = kinds.get(self.kind)
+      metrics = kinds.metrics_of(kind, self.metrics)
+    except ValueError as e:
+      raise ValueError(f'Task {self.name!r}: {e}') from None
+    object.__setattr__(self, 'kind', kind)
+    object.__setattr__(self, 'metrics', tuple(metrics))
     if not 0.0 <= self.weight < float('inf'):
       raise ValueError(f'Task {self.name!r}: weight {self.weight} is negative or not finite.')
 
+  @property
+  def rules(self) -> kinds.Kind:
+    """The kind, as an object."""
+    assert isinstance(self.kind, kinds.Kind)
+    return self.kind
+
   def elements(
-    self, outputs: jax.Array, targets: jax.Array, mask: jax.Array | None = None
+    self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array]:
     """Unweighted loss values and validity of every label.
 
     Args:
       outputs: the head's outputs.
-      targets: labels of the kind's shape.
+      targets: labels of the kind's shape; below zero, or NaN for numbers: missing.
       mask: `[B]` bool; False where the example has no label for this task.
 
     Returns:
@@ -131,30 +87,32 @@ class Task:
       ValueError: the shapes of outputs, targets and mask do not fit the kind; the task is named.
     """
     self._check_shapes(outputs, targets, mask)
-    if mask is not None:  # before the loss: what is masked may be NaN, and 0 times NaN is NaN
-      here = mask.reshape(mask.shape + (1,) * (jnp.ndim(targets) - 1))
-      blank = MISSING if jnp.issubdtype(jnp.result_type(targets), jnp.integer) else 0
-      targets = jnp.where(here, targets, jnp.asarray(blank, jnp.result_type(targets)))
-    values, valid = (self.loss or LOSSES[self.kind])(outputs, targets)
+    integers = jnp.issubdtype(jnp.result_type(targets), jnp.integer)
+    # What is missing leaves the targets before the loss: 0 times NaN is NaN in its gradient.
+    known = jnp.ones((), bool) if integers else ~jnp.isnan(targets)
     if mask is not None:
-      valid = valid & mask.reshape(mask.shape + (1,) * (valid.ndim - 1))
+      known = known & _as_wide(mask, jnp.ndim(targets))
+    blank = jnp.asarray(kinds.MISSING if integers else 0, jnp.result_type(targets))
+    targets = jnp.where(known, targets, blank)
+    values, valid = (self.loss or self.rules.loss)(outputs, targets)
+    valid = valid & _as_wide(known, valid.ndim)
     return jnp.where(valid, values, 0.0), valid
 
   def mean_loss(
-    self, outputs: jax.Array, targets: jax.Array, mask: jax.Array | None = None
+    self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array]:
     """weight · mean of the valid values `[]` (0 without labels), and their count `[]` float32."""
     values, valid = self.elements(outputs, targets, mask)
     count = jnp.sum(valid, dtype=jnp.float32)
     return self.weight * jnp.sum(values) / jnp.maximum(count, 1.0), count
 
-  def _check_shapes(self, outputs, targets, mask):
+  def _check_shapes(self, outputs: Any, targets: jax.Array, mask: jax.Array | None) -> None:
     if self.loss is None:
-      wanted = outputs.shape[:-1] if self.kind in ('classification', 'tagging') else outputs.shape
+      wanted = self.rules.targets_shape(outputs)
       if jnp.shape(targets) != wanted:
         raise ValueError(
-          f'Task {self.name!r} ({self.kind}): targets of shape {jnp.shape(targets)} do not fit '
-          f'outputs of shape {outputs.shape}; they must be {wanted}.'
+          f'Task {self.name!r} ({self.rules.name}): targets of shape {jnp.shape(targets)} do not '
+          f'fit outputs of shape {outputs.shape}; they must be {wanted}.'
         )
     if mask is not None and mask.shape != jnp.shape(targets)[:1]:
       raise ValueError(
@@ -162,10 +120,24 @@ class Task:
         f'{jnp.shape(targets)}; a label missing inside an example is told by a label below zero.'
       )
 
-  def predictions(self, outputs: jax.Array) -> jax.Array:
+  def predictions(self, outputs: Any) -> jax.Array:
     """Class indices (int32), multi-label decisions (bool: probability > ½), or the values."""
-    if self.kind in ('classification', 'tagging'):
-      return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
-    if self.kind == 'multilabel':
-      return outputs > 0
-    return outputs.astype(jnp.float32)
+    return self.rules.predict(outputs)
+
+
+def _as_wide(known: jax.Array, axes: int) -> jax.Array:
+  """`known` with so many axes: ones at the end, or true where all further entries are."""
+  if known.ndim > axes:
+    return jnp.all(known, axis=tuple(range(axes, known.ndim)))
+  return known.reshape(known.shape + (1,) * (axes - known.ndim)) if known.ndim else known
+
+
+__all__ = [
+  'MISSING',
+  'UNKNOWN',
+  'ElementwiseLoss',
+  'Task',
+  'sigmoid_cross_entropy',
+  'softmax_cross_entropy',
+  'squared_error',
+]

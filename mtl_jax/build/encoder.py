@@ -112,7 +112,7 @@ def check_encoder(run: Run) -> None:
   except ValueError as e:
     raise errors.ConfigError(f'encoder.{name}: {e}') from None
   tasks = builders.get(data_set).TASKS
-  tagging = [task for task in run['tasks'] if tasks[task].kind == 'tagging']
+  tagging = [task for task in run['tasks'] if tasks[task].rules.per_token]
   if name == 'cnn' and options['cnn']['pool'] and tagging:
     raise errors.ConfigError(
       f'encoder.cnn.pool: task {tagging[0]!r} labels every token: set it to False; tasks that '

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from mtl_jax import encoders, errors, heads
+from mtl_jax import encoders, errors, kinds
 from mtl_jax import sharing as sharing_lib
 from mtl_jax.build.encoder import build_encoder
 from mtl_jax.data import pipeline
@@ -37,17 +37,6 @@ def check_sharing(run: Run) -> None:
 
 def _task(name: str, run: Run, data: pipeline.Data, dtype: Any) -> Task:
   options, spec = run['tasks'][name], data.specs[name]
-  kwargs = {'hidden': options['hidden'], 'dropout': options['dropout'], 'dtype': dtype}
-  if spec.kind != 'regression':
-    kwargs['num_classes'] = data.num_classes[name]
-  if spec.kind == 'tagging':
-    kwargs['sentence'] = options['sentence'] or None
-  else:
-    kwargs['pooling'] = options['pooling']
-  return Task(
-    name,
-    heads.get(spec.kind, **kwargs),
-    spec.kind,
-    metrics=tuple(spec.metrics),
-    weight=options['weight'],
-  )
+  given = {key: options[key] for key in kinds.head_options_of(spec.rules)}
+  head = spec.rules.build_head(data.label_names[name], dtype, **given)
+  return Task(name, head, spec.rules, metrics=spec.metrics, weight=options['weight'])

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from mtl_jax import errors
+from mtl_jax import errors, kinds
 from mtl_jax.build import layers as layers_lib
 from mtl_jax.build import transfer
 from mtl_jax.build.encoder import source_of
@@ -28,22 +28,31 @@ def load_data(run: Run) -> pipeline.Data:
     vocabularies = vocabularies_lib.read(found)
     arrays = builders.get(run['dataset']['name']).INPUT.kind == 'array'
     if arrays != (vocabularies.tokenizer is None):
-      kinds = ('texts', 'arrays') if arrays else ('arrays', 'texts')
+      reads = ('texts', 'arrays') if arrays else ('arrays', 'texts')
       raise errors.ConfigError(
-        f'init_from: {found} was trained on {kinds[0]}, and {run["dataset"]["name"]!r} has '
-        f'{kinds[1]}'
+        f'init_from: {found} was trained on {reads[0]}, and {run["dataset"]["name"]!r} has '
+        f'{reads[1]}'
       )
   elif (source := source_of(run)) and not run['dataset']['tokenizer']:
     tokenizer = text.pretrained(source.tokenizer())
   return pipeline.load(
     run['dataset'],
-    tuple(run['tasks']),
+    _kind_options(run),
     run['train']['batch_size'],
     run['seed'],
     vocabularies,
     tokenizer,
     new_tasks=True,
   )
+
+
+def _kind_options(run: Run) -> dict[str, dict[str, Any]]:
+  """Task -> the options of its kind."""
+  task_specs = builders.get(run['dataset']['name']).TASKS
+  return {
+    name: {key: options[key] for key in kinds.options_of(task_specs[name].rules)}
+    for name, options in run['tasks'].items()
+  }
 
 
 def elsewhere(run: Run) -> bool:

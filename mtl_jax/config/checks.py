@@ -2,9 +2,14 @@
 
 import math
 
-from mtl_jax import encoders, errors, heads, metrics, optim, sharing, train_step
+import jax.numpy as jnp
+
+from mtl_jax import encoders, errors, kinds, metrics, optim, sharing, train_step
 from mtl_jax.build import balance, encoder, model, start
+from mtl_jax.config.fit import COMMON, task_section
 from mtl_jax.data import builders
+from mtl_jax.data import specs as specs_lib
+from mtl_jax.evaluate import selection
 from mtl_jax.plain import Plain, is_int, is_number, is_section, leaves
 
 # `X.name` picks one of these; `X.<name>` holds its options. `balance.name` may join some with '+'.
@@ -49,26 +54,44 @@ def _check_dataset(run: Plain) -> None:
   if not run['tasks']:
     raise errors.ConfigError(f'tasks: name at least one{errors.nearest("", specs)}')
   for name, options in run['tasks'].items():
-    for key in ('pooling', 'sentence'):
-      if options[key] not in heads.POOLINGS and (key, options[key]) != ('sentence', ''):
-        raise errors.ConfigError(
-          f'tasks.{name}.{key}: no {options[key]!r}{errors.nearest(options[key], heads.POOLINGS)}'
-        )
-    metrics.check(name, specs[name].kind, specs[name].metrics, specs[name].labels)
+    run['tasks'][name], rules = _of_kind(name, options, specs[name])
+    metrics.check(name, rules, specs[name].metrics, specs[name].labels)
   metric = run['train']['early_stopping']['metric']
-  valid = ['mean', 'loss', 'joint.exact_match']
-  valid += [f'{name}.{metric}' for name in run['tasks'] for metric in specs[name].metrics]
+  valid = selection.choices({name: specs[name].metrics for name in run['tasks']})
   if metric not in valid:
     raise errors.ConfigError(
       f'train.early_stopping.metric: no metric {metric!r}{errors.nearest(metric, valid)}'
     )
-  if metric == 'joint.exact_match' and builder.OWNER:
+  if metric == selection.JOINT and builder.OWNER:
     raise errors.ConfigError(
       'train.early_stopping.metric: joint exact match is that of tasks which share their examples, '
       f'and those of {run["dataset"]["name"]!r} do not'
     )
-  if metric == 'joint.exact_match' and all(specs[n].kind == 'regression' for n in run['tasks']):
-    raise errors.ConfigError('train.early_stopping.metric: regression has no joint exact match')
+  if metric == selection.JOINT and not any(specs[n].rules.discrete for n in run['tasks']):
+    raise errors.ConfigError(
+      'train.early_stopping.metric: tasks without classes have no joint exact match'
+    )
+
+
+def _of_kind(name: str, options: Plain, spec: specs_lib.TaskSpec) -> tuple[Plain, kinds.Kind]:
+  """The options of a task that its kind has, and the kind with its own of them."""
+  of_head, of_kind = kinds.head_options_of(spec.rules), kinds.options_of(spec.rules)
+  usual = task_section()
+  kept = {}
+  for key, value in options.items():
+    if key in COMMON or key in of_head or key in of_kind:
+      kept[key] = value
+    elif value != usual[key]:
+      raise errors.ConfigError(
+        f'tasks.{name}.{key}: a task of kind {spec.rules.name} has no such option'
+        f'{errors.nearest(key, [*COMMON, *of_head, *of_kind])}'
+      )
+  try:
+    rules = spec.with_options({key: options[key] for key in of_kind}).rules
+    rules.build_head(spec.labels or ('',), jnp.float32, **{key: options[key] for key in of_head})
+  except ValueError as e:
+    raise errors.ConfigError(f'tasks.{name}.{e}') from None
+  return kept, rules
 
 
 def _choose(run: Plain, section: str, names: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from ml_collections import config_dict
 
 from mtl_jax import optim, sharing
 from mtl_jax.build import transfer
-from mtl_jax.config.fit import TASK, merge
+from mtl_jax.config.fit import merge, task_section
 from mtl_jax.data import pipeline
 from mtl_jax.optim import _listing
 
@@ -184,7 +184,9 @@ def tasks(options: Mapping[str, Mapping[str, Any]]) -> config_dict.ConfigDict:
   Raises:
     ConfigError: an option does not exist, or its value has the wrong type.
   """
-  sections = {name: merge(f'tasks.{name}', TASK, given) for name, given in options.items()}
+  sections = {
+    name: merge(f'tasks.{name}', task_section(), given) for name, given in options.items()
+  }
   return config_dict.ConfigDict(sections, sort_keys=False)
 
 

@@ -5,18 +5,22 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from mtl_jax import errors
+from mtl_jax import errors, kinds
 from mtl_jax.plain import Plain, is_int, is_number, is_section, plain
 
-TASK: Plain = {
-  'weight': 1.0,  # multiplies the task's loss
+COMMON: Plain = {
+  'weight': 1.0,  # multiplies the task's loss; 0: the task is evaluated, but not trained
   'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
-  # How a head for whole examples reads the tokens: see heads.POOLINGS. Without tokens: unused.
-  'pooling': 'mean',
-  'sentence': '',  # tagging: how the view of the sentence beside each token is pooled; '': none
-  'hidden': 0,  # width of a layer of the task's own, before its outputs; 0: none
-  'dropout': 0.0,  # on what the head reads, or on its hidden layer
 }
+"""The options of every task."""
+
+
+def task_section() -> Plain:
+  """The options of a task: those of all, then those of the kinds and of their heads."""
+  section: Plain = dict(COMMON)
+  for kind in kinds.KINDS.values():
+    section |= kinds.head_options_of(kind) | kinds.options_of(kind)
+  return section
 
 
 def check_path(config: config_dict.ConfigDict | Mapping[str, Any], path: str) -> None:
@@ -55,7 +59,7 @@ def _fit(where: str, base: Any, value: Any) -> Any:
   if where == 'encoder.custom' and is_section(value):
     return plain(value)
   if where == 'tasks' and is_section(value):
-    return {name: merge(f'tasks.{name}', TASK, given) for name, given in value.items()}
+    return {name: merge(f'tasks.{name}', task_section(), given) for name, given in value.items()}
   if is_section(base) and is_section(value):
     return merge(where, base, value)
   if isinstance(base, tuple) and isinstance(value, tuple | list):

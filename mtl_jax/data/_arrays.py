@@ -89,7 +89,7 @@ def encode(
   if tokenizer is not None or (known is not None and known.tokenizer is not None):
     raise errors.ConfigError('a tokenizer is given, and the inputs are arrays of numbers')
   for task, task_spec in examples.tasks.items():
-    if task_spec.kind == 'tagging':
+    if task_spec.rules.per_token:
       raise errors.ConfigError(f'task {task!r} labels words, and the inputs are arrays of numbers')
   targets, spec = examples.targets(labels), examples.input
   values: dict[str, list[np.ndarray]] = {}

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 import numpy as np
 
-from mtl_jax.data import _labels, _ragged, text
+from mtl_jax.data import _labels, _meetings, _ragged, text
+from mtl_jax.kinds import MISSING
 
 Batch = dict[str, Any]
 
@@ -67,15 +68,15 @@ def labels(by_task: _labels.ByTask, rows: np.ndarray, size: int, width: int) -> 
   targets, mask = {}, {}
   for task, target in by_task.items():
     if isinstance(target, _ragged.Ragged):
-      values = target.padded(rows, width, _labels.MISSING)
+      values = target.padded(rows, width, MISSING)
     else:
       values = target[rows]
     if values.dtype == np.float32:
       known = ~np.isnan(values)
-      targets[task] = fill(np.where(known, values, np.float32(0)), size, 0)
+      targets[task] = fill(values, size, np.nan)
     else:
-      known = values != _labels.MISSING
-      targets[task] = fill(values, size, _labels.MISSING)
+      known = values != MISSING
+      targets[task] = fill(values, size, MISSING)
     mask[task] = fill(known.any(axis=tuple(range(1, known.ndim))), size, False)
   return {'targets': targets, 'mask': mask}
 
@@ -103,7 +104,9 @@ class Training:
 
   An epoch is a fresh permutation. First the remainder that fills no batch is dropped from its end,
   so every example is left out equally often. Each bucket then gives whole batches, and what is
-  left over joins the next longer bucket. The batches come in random order.
+  left over joins the next longer bucket. With strata, whose examples differ in length, each batch
+  has its share of every stratum instead, short ones with short ones, and is as long as it needs to
+  be. The batches come in random order.
   """
 
   def __init__(
@@ -116,8 +119,21 @@ class Training:
     word_dropout: WordDropout | None,
     process: tuple[int, int],
     draws: Callable[[int, int], np.ndarray] | None = None,
+    stratum: np.ndarray | None = None,
   ):
-    """`draws(start, stop)` gives each batch a number: long batches come where it is large."""
+    """Creates the stream.
+
+    Args:
+      split: the examples.
+      assembler: see `Encoded`.
+      bucket_lengths: see `Encoded`.
+      batch_size: rows of a batch, over all processes.
+      seed: of all random numbers.
+      word_dropout: what replaces tokens, or None.
+      process: which process this is, and of how many.
+      draws: `(start, stop)` gives each batch a number: long batches come where it is large.
+      stratum: int64 `[N]`, the group of each example; None: all are of one.
+    """
     self._split = split
     self._assembler = assembler
     self._bucket_lengths = bucket_lengths
@@ -128,7 +144,8 @@ class Training:
     index, count = process
     local = batch_size // count
     self._local = slice(index * local, (index + 1) * local)
-    self._bucket = np.searchsorted(bucket_lengths, split.lengths)
+    self._bucket = bucket_of(split, bucket_lengths)
+    self._stratum = stratum
     self.batches_per_epoch = len(split) // batch_size
     # The plan of this epoch and, while batches are made ahead, of the next.
     self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
@@ -145,15 +162,15 @@ class Training:
     epoch, position = divmod(number, self.batches_per_epoch)
     return self._plan(epoch)[1][position]
 
+  def rows(self, number: int) -> np.ndarray:
+    """The examples of a batch of all processes, int64 `[B]`."""
+    epoch, position = divmod(number, self.batches_per_epoch)
+    return self._plan(epoch)[0][position]
+
   def batch(self, number: int, width: int) -> Batch:
     """A batch padded to `width`."""
-    epoch, position = divmod(number, self.batches_per_epoch)
-    batch = self._assembler(
-      self._split,
-      self._plan(epoch)[0][position, self._local],
-      self._local.stop - self._local.start,
-      width,
-    )
+    rows = self.rows(number)[self._local]
+    batch = self._assembler(self._split, rows, len(rows), width)
     if self._word_dropout is not None:
       # Drawn for the batch of all processes, so that their number changes nothing.
       shape = (self._batch_size, width)
@@ -165,21 +182,30 @@ class Training:
     """Returns the rows of each batch `[batches, B]` and its width."""
     size, count = self._batch_size, self.batches_per_epoch
     order = _permutation(self._seed, _ORDER, epoch, len(self._split))[: count * size]
-    bucket = self._bucket[order]
-    groups, widths = [], []
-    rest = order[:0]
-    for number, width in enumerate(self._bucket_lengths):
-      members = np.concatenate([rest, order[bucket == number]])
-      batches = len(members) // size
-      groups.append(members[: batches * size].reshape(batches, size))
-      widths += [width] * batches
-      rest = members[batches * size :]
+    if self._stratum is None:
+      rows = self._by_bucket(order)
+    else:
+      rows = _meetings.mixed(order, self._bucket, self._stratum).reshape(count, size)
+    widths = [self._bucket_lengths[longest] for longest in self._bucket[rows].max(axis=1)]
     if self._draws is None:
       shuffle = _permutation(self._seed, SHUFFLE, epoch, count)
     else:  # the ranks of the draws
       drawn = self._draws(epoch * count, (epoch + 1) * count)
       shuffle = np.argsort(np.argsort(drawn, kind='stable'), kind='stable')
-    return np.concatenate(groups)[shuffle], [widths[i] for i in shuffle]
+    return rows[shuffle], [widths[i] for i in shuffle]
+
+  def _by_bucket(self, order: np.ndarray) -> np.ndarray:
+    """Returns batches of one bucket each, `[batches, B]`, where there are enough examples."""
+    size = self._batch_size
+    bucket = self._bucket[order]
+    groups = []
+    rest = order[:0]
+    for number in range(len(self._bucket_lengths)):
+      members = np.concatenate([rest, order[bucket == number]])
+      batches = len(members) // size
+      groups.append(members[: batches * size].reshape(batches, size))
+      rest = members[batches * size :]
+    return np.concatenate(groups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +241,7 @@ class Evaluation:
     index, count = process
     local = batch_size // count
     self._local = slice(index * local, (index + 1) * local)
-    self._bucket = np.searchsorted(bucket_lengths, split.lengths)
+    self._bucket = bucket_of(split, bucket_lengths)
     self._order = np.argsort(self._bucket, kind='stable')
     self.num_examples = len(split)
 
@@ -261,6 +287,11 @@ def bucket_lengths(
     last = int(choice[last])
     chosen.append(last)
   return tuple(int(sizes[index]) for index in reversed(chosen))
+
+
+def bucket_of(split: Split, lengths: tuple[int, ...]) -> np.ndarray:
+  """Returns the number of the shortest of `lengths` that holds an example, int64 `[N]`."""
+  return np.searchsorted(lengths, split.lengths)
 
 
 def random_bits(seed: tuple[int, ...], stream: int, index: int, count: int) -> np.ndarray:

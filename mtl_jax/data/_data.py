@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import numpy as np
 
 from mtl_jax import errors
-from mtl_jax.data import _batches, _encode, _mixing, specs
+from mtl_jax.data import _batches, _encode, _meetings, _mixing, specs
 from mtl_jax.data import vocabularies as vocabularies_lib
 
 
@@ -62,6 +63,12 @@ class Data:
     self._assembler = assembler
     self._options = options
     self._process = process
+    # Which examples of a training split have labels: with own inputs of one task each.
+    self._known = {
+      key: np.stack([_meetings.labelled(target) for target in part.targets.values()], axis=1)
+      for key, part in splits['train'].items()
+    }
+    self._stratum = self._strata()
     self._training = self._make_training(seed)
     self.steps_per_epoch = self._steps_per_epoch()
 
@@ -70,6 +77,14 @@ class Data:
     other = copy.copy(self)
     other._training = self._make_training(seed)
     return other
+
+  def _strata(self) -> np.ndarray | None:
+    """The strata of the training examples that share inputs; None: there is one."""
+    if self.own_inputs or self._known[''].all():
+      return None
+    bucket = _batches.bucket_of(self._splits['train'][''], self.bucket_lengths)
+    stratum = _meetings.strata(self._known[''], bucket)
+    return stratum if stratum.any() else None
 
   def _make_training(self, seed: int) -> _batches.Training | _mixing.Mixed:
     if seed < 0:
@@ -90,6 +105,7 @@ class Data:
         dropout,
         self._process,
         draws,
+        self._stratum,
       )
 
     parts = self._splits['train']
@@ -114,13 +130,13 @@ class Data:
 
   @property
   def label_names(self) -> dict[str, tuple[str, ...]]:
-    """Task -> the names of its classes (none for regression)."""
+    """Task -> the names of its classes, none where labels are numbers."""
     return self.vocabularies.labels
 
   @property
   def num_classes(self) -> dict[str, int]:
-    """Task -> the width of its outputs; 1 for regression."""
-    return {task: len(names) or 1 for task, names in self.label_names.items()}
+    """Task -> the width of its outputs."""
+    return {task: self.specs[task].rules.width(names) for task, names in self.label_names.items()}
 
   @property
   def vocab_size(self) -> int:
@@ -176,6 +192,29 @@ class Data:
       for task, part in self._splits[split].items()
     }
     return _mixing.Evaluations(evaluations) if self.own_inputs else evaluations['']
+
+  def word_starts(self, split: str, task: str, examples: np.ndarray) -> list[np.ndarray]:
+    """The places of the first token of each word, one array for each of these examples.
+
+    Args:
+      split: its name.
+      task: the task, which counts with own inputs.
+      examples: places in the split, as `EvaluationBatch.indices`.
+    """
+    part = self._splits[split][task if self.own_inputs else '']
+    assert isinstance(part, _encode.Split)
+    return part.word_starts(examples.tolist())
+
+  def meetings(self) -> dict[tuple[str, str], float]:
+    """Returns for each pair of tasks the share of an epoch's steps in which both have a label.
+
+    Tasks that never meet are never balanced against each other.
+    """
+    steps, names = self.steps_per_epoch, list(self.specs)
+    if not isinstance(self._training, _mixing.Mixed):
+      rows = np.stack([self._training.rows(number) for number in range(steps)])
+      return _meetings.shares(self._known[''][rows].any(axis=1), names)
+    return _meetings.shares(self._training.present(self._known, steps), names)
 
   def example_batch(self) -> _batches.Batch:
     """Returns a training batch with every task, the first, for initialization."""

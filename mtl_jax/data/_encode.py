@@ -8,6 +8,7 @@ import numpy as np
 
 from mtl_jax import errors
 from mtl_jax.data import _labels, _ragged, specs, text
+from mtl_jax.kinds import MISSING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Split:
     units: with pieces: the row in `Inputs.pieces` of each token.
     truncated: how many examples were cut at max_length.
     segments: with pairs of texts: 0 for tokens of the first, 1 for those of the second.
+    starts: of words: 1 for the first token of each, 0 for others.
   """
 
   tokens: _ragged.Ragged
@@ -27,6 +29,7 @@ class Split:
   units: _ragged.Ragged | None
   truncated: int
   segments: _ragged.Ragged | None = None
+  starts: _ragged.Ragged | None = None
 
   def __len__(self) -> int:
     return len(self.tokens.offsets) - 1
@@ -36,6 +39,12 @@ class Split:
     """The tokens of each example, int64 `[N]`."""
     return self.tokens.lengths
 
+  def word_starts(self, rows: Sequence[int]) -> list[np.ndarray]:
+    """The places of the first token of each word, one array for each of these examples."""
+    assert self.starts is not None, 'texts are split into words where a task labels them'
+    bounds = self.starts.offsets
+    return [np.flatnonzero(self.starts.values[bounds[row] : bounds[row + 1]]) for row in rows]
+
   @property
   def content(self) -> Any:
     """The arrays, for a fingerprint."""
@@ -43,19 +52,53 @@ class Split:
 
 
 class Words:
-  """The distinct words of a data set, numbered from 1; 0 is padding."""
+  """The distinct words of a data set, numbered from 1; 0 is padding.
+
+  A word that is split in another way where it begins a text has a second number there.
+  """
 
   def __init__(self) -> None:
     self._ids: dict[str, int] = {'': 0}
+    self._first: list[str] = []  # words with a second number, which follow the others
 
   def number(self, rows: Sequence[Sequence[str]]) -> _ragged.Ragged:
     """Returns the number of every word."""
     ids = self._ids
     return _ragged.from_rows([[ids.setdefault(word, len(ids)) for word in row] for row in rows])
 
+  def tell_first(
+    self, rows: Sequence[_ragged.Ragged], *tokenizers: text.Tokenizer
+  ) -> list[_ragged.Ragged]:
+    """Returns what `number` gave, with the second numbers of words that begin a row, once all are.
+
+    Args:
+      rows: those of the whole data set, none of them empty.
+      *tokenizers: which words need one depends on these.
+    """
+    words = list(self._ids)
+    numbers = np.unique(np.concatenate([part.values[part.offsets[:-1]] for part in rows]))
+    first = [words[number] for number in numbers]
+    differ = np.zeros(len(first), bool)
+    for tokenizer in tokenizers:
+      here, elsewhere = (tokenizer.encode_words(first, at) for at in (True, False))
+      differ |= ~here.equal(elsewhere)
+    self._first = [first[index] for index in np.flatnonzero(differ)]
+    if not self._first:
+      return list(rows)
+    second = np.arange(len(words), dtype=np.int32)
+    second[numbers[differ]] = len(words) + np.arange(len(self._first))
+    result = []
+    for part in rows:
+      values = part.values.copy()
+      values[part.offsets[:-1]] = second[values[part.offsets[:-1]]]
+      result.append(_ragged.Ragged(values, part.offsets))
+    return result
+
   def encode(self, tokenizer: text.Tokenizer) -> _ragged.Ragged:
     """Returns the ids of each distinct word, in one row each."""
-    return tokenizer.encode_words(list(self._ids))
+    return tokenizer.encode_words(list(self._ids)).extend(
+      tokenizer.encode_words(self._first, first=True)
+    )
 
 
 def inputs(
@@ -114,9 +157,28 @@ def check_lengths(where: str, task: str, words: _ragged.Ragged, tags: _ragged.Ra
     )
 
 
+def check_whole(
+  where: str, tokenizer: text.Tokenizer, items: Sequence[Sequence[str]], tokens: _ragged.Ragged
+) -> None:
+  """Raises ConfigError for the first text with other pieces than its words have, put together."""
+  whole = tokenizer.encode([' '.join(words) for words in items])
+  differ = np.flatnonzero(~whole.equal(tokens))
+  if len(differ):
+    index = int(differ[0])
+    string = ' '.join(items[index])
+    found = [
+      [tokenizer.backend.id_to_token(i) for i in part.take(differ[:1]).values.tolist()]
+      for part in (whole, tokens)
+    ]
+    raise errors.ConfigError(
+      f'{where}, example {index}: the tokenizer joins words: {string!r} becomes {found[0]}, and '
+      f'word by word {found[1]}; choose one that splits texts at blanks'
+    )
+
+
 def split_words(
   words: _ragged.Ragged, ids: _ragged.Ragged, targets: Mapping[str, _labels.Targets]
-) -> tuple[_ragged.Ragged, dict[str, _labels.Targets]]:
+) -> tuple[_ragged.Ragged, dict[str, _labels.Targets], _ragged.Ragged]:
   """Replaces words by their pieces; the first piece of a word has its label, the others none.
 
   Args:
@@ -125,28 +187,34 @@ def split_words(
     targets: task -> labels; ragged ones have one label a word.
 
   Returns:
-    The pieces of each example, and targets with one label a piece where they are ragged.
+    The pieces of each example, targets with one label a piece where they are ragged, and which
+    pieces begin a word, 0 or 1.
   """
   pieces = ids.take(words.values)
+  starts = np.zeros(len(pieces.values), np.int32)
+  starts[pieces.offsets[:-1]] = 1
+  rows = pieces.offsets[words.offsets]
   result: dict[str, _labels.Targets] = {}
   for task, target in targets.items():
     if isinstance(target, _ragged.Ragged):
-      labels = np.full(len(pieces.values), _labels.MISSING, np.int32)
+      labels = np.full(len(pieces.values), MISSING, np.int32)
       labels[pieces.offsets[:-1]] = target.values
-      result[task] = _ragged.Ragged(labels, pieces.offsets[words.offsets])
+      result[task] = _ragged.Ragged(labels, rows)
     else:
       result[task] = target
-  return pieces.merge(words.offsets), result
+  return pieces.merge(words.offsets), result, _ragged.Ragged(starts, rows)
 
 
 def frame(split: Split, before: Sequence[int], after: Sequence[int]) -> Split:
   """Returns the examples with tokens before and after each, which carry no labels."""
-  blank = [_labels.MISSING] * len(before), [_labels.MISSING] * len(after)
+  blank = [MISSING] * len(before), [MISSING] * len(after)
   targets = {
     task: target.surround(*blank) if isinstance(target, _ragged.Ragged) else target
     for task, target in split.targets.items()
   }
-  return dataclasses.replace(split, tokens=split.tokens.surround(before, after), targets=targets)
+  starts = split.starts and split.starts.surround([0] * len(before), [0] * len(after))
+  tokens = split.tokens.surround(before, after)
+  return dataclasses.replace(split, tokens=tokens, targets=targets, starts=starts)
 
 
 def cut(split: Split, max_length: int) -> Split:
@@ -162,4 +230,5 @@ def cut(split: Split, max_length: int) -> Split:
     },
     None if split.units is None else split.units.cut(max_length),
     too_long,
+    starts=split.starts and split.starts.cut(max_length),
   )

@@ -1,17 +1,15 @@
 """Labels to integers, naming the example where one does not fit. Reads no files."""
 
 import collections
-import math
-import numbers
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mtl_jax import errors
 from mtl_jax.data import _ragged, specs
-
-MISSING, UNKNOWN = -1, -2
+from mtl_jax.kinds import MISSING, UNKNOWN
 
 Targets = np.ndarray | _ragged.Ragged
 ByTask = Mapping[str, Targets]
@@ -34,7 +32,7 @@ def classes(
     for task, spec in task_specs.items()
   }
   for task, found in result.items():
-    if not found and task_specs[task].kind != 'regression':
+    if not found and task_specs[task].rules.discrete:
       raise errors.DataError(
         f'task {task!r} has no labels in the training split (label_min_count: '
         f'{min_count or task_specs[task].min_count})'
@@ -50,13 +48,11 @@ def names(spec: specs.TaskSpec, train: Examples, min_count: int) -> tuple[str, .
     train: the examples of the training split, their labels checked by `check`.
     min_count: a class seen fewer times is left out; 0: the task's own bound.
   """
-  if spec.kind == 'regression':
-    return ()
   if spec.labels is not None:
     return spec.labels
   counts: collections.Counter[str] = collections.Counter()
   for example in train:
-    counts.update(_strings(example[spec.field]))
+    counts.update(spec.rules.classes_in(example[spec.field]))
   kept = (name for name, count in counts.items() if name and count >= (min_count or spec.min_count))
   return tuple(sorted(kept, key=lambda name: (-counts[name], name)))
 
@@ -70,9 +66,9 @@ def check(where: str, task: str, spec: specs.TaskSpec, examples: Examples) -> No
         f'{errors.nearest(spec.field, example)}'
       )
     label = example[spec.field]
-    if not _has_type(spec, label):
+    if not spec.rules.accepts(label, fixed=spec.labels is not None):
       raise errors.DataError(
-        f'{where}, example {index}, task {task!r}: label {label!r} should be {_TYPES[spec.kind]}'
+        f'{where}, example {index}, task {task!r}: label {label!r} should be {spec.rules.label}'
         + ('' if spec.labels is None else ', or an index into its fixed names')
       )
 
@@ -80,10 +76,10 @@ def check(where: str, task: str, spec: specs.TaskSpec, examples: Examples) -> No
 def encode(
   where: str, task: str, spec: specs.TaskSpec, examples: Examples, classes: Sequence[str]
 ) -> Targets:
-  """Returns the integer targets of checked labels.
+  """Returns the targets of checked labels.
 
-  Missing labels are -1 (regression: NaN). Labels that are not among `classes` are -2, or an error
-  where the data set fixes its classes; in a multilabel row they are left out.
+  Missing labels are -1, and NaN where they are numbers. Labels that are not among `classes` are -2,
+  or an error where the data set fixes its classes; in a multilabel row they are left out.
 
   Args:
     where: data set and split, for messages.
@@ -93,8 +89,7 @@ def encode(
     classes: the C names of the classes.
 
   Returns:
-    int32 `[N]` (classification), int32 `[N, C]` (multilabel), float32 `[N]` (regression) or a
-    ragged array of one int32 a word (tagging).
+    an array with a first axis of N, as the kind says, or a ragged array of one int32 a word.
 
   Raises:
     DataError: a label is not among the fixed names, or out of their range.
@@ -119,52 +114,9 @@ def encode(
       )
     return int(label)
 
-  labels = [example[spec.field] for example in examples]
-  if spec.kind == 'regression':
-    return np.array([math.nan if label is None else label for label in labels], np.float32)
-  if spec.kind == 'classification':
-    return np.array([number(i, label) for i, label in enumerate(labels)], np.int32)
-  if spec.kind == 'tagging':
-    return _ragged.from_rows([[number(i, tag) for tag in row] for i, row in enumerate(labels)])
-  targets = np.zeros((len(labels), len(classes)), np.int32)
-  for i, row in enumerate(labels):
-    if row is None:
-      targets[i] = MISSING
-      continue
-    for label in row:
-      if (column := number(i, label)) >= 0:
-        targets[i, column] = 1
-  return targets
-
-
-_TYPES = {
-  'classification': 'one string (empty: missing)',
-  'multilabel': 'a list of strings',
-  'tagging': 'a list of strings, one a word',
-  'regression': 'a finite number',
-}
-
-
-def _has_type(spec: specs.TaskSpec, label: Any) -> bool:
-  if spec.kind == 'regression':
-    return label is None or (
-      isinstance(label, numbers.Real) and not isinstance(label, bool) and math.isfinite(label)
-    )
-  if spec.kind == 'classification':
-    return label is None or _is_label(spec, label)
-  if label is None:
-    return spec.kind == 'multilabel'
-  return isinstance(label, list | tuple) and all(_is_label(spec, item) for item in label)
-
-
-def _is_label(spec: specs.TaskSpec, label: Any) -> bool:
-  if isinstance(label, str):
-    return True
-  # A number says nothing where the classes are those that occur.
-  return (
-    spec.labels is not None and isinstance(label, numbers.Integral) and not isinstance(label, bool)
-  )
-
-
-def _strings(labels: Any) -> Iterable[str]:
-  return () if labels is None else (labels,) if isinstance(labels, str) else labels
+  rules = spec.rules
+  encoded = [
+    rules.encode(example[spec.field], functools.partial(number, index), len(classes))
+    for index, example in enumerate(examples)
+  ]
+  return _ragged.from_rows(encoded) if rules.per_token else np.array(encoded, rules.dtype)

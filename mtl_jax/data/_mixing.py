@@ -60,6 +60,22 @@ class Mixed:
       for name, training in self._trainings.items()
     }
 
+  def present(self, known: Mapping[str, np.ndarray], steps: int) -> np.ndarray:
+    """Which tasks have a label in each of the first steps, bool `[steps, T]`.
+
+    Args:
+      known: which examples of each task have one, bool `[N, 1]`.
+      steps: how many to look at.
+    """
+    result = np.zeros((steps, len(self._names)), bool)
+    if self._by_turns:
+      return result
+    for column, (name, training) in enumerate(self._trainings.items()):
+      result[:, column] = known[name].all() or [
+        known[name][training.rows(number)].any() for number in range(steps)
+      ]
+    return result
+
   def _task(self, number: int) -> tuple[str, int]:
     """The task of a step, and how many of its batches came before."""
     block, position = divmod(number, _BLOCK)

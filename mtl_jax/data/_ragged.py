@@ -54,6 +54,20 @@ class Ragged(NamedTuple):
     values[offsets[1:, None] - len(after) + np.arange(len(after))] = after
     return Ragged(values, offsets)
 
+  def extend(self, other: 'Ragged') -> 'Ragged':
+    """Returns the rows of both."""
+    offsets = [self.offsets, self.offsets[-1] + other.offsets[1:]]
+    return Ragged(np.concatenate([self.values, other.values]), np.concatenate(offsets))
+
+  def equal(self, other: 'Ragged') -> np.ndarray:
+    """Returns which rows are the same in both, which have as many: bool `[N]`."""
+    same = self.lengths == other.lengths
+    rows = np.flatnonzero(same)
+    mine, others = self.take(rows), other.take(rows)
+    differ = np.repeat(rows, mine.lengths)[mine.values != others.values]
+    same[differ] = False
+    return same
+
   def merge(self, groups: np.ndarray) -> 'Ragged':
     """Joins neighbouring rows.
 

@@ -69,9 +69,9 @@ def encode(
       else 'pieces are not for pairs of texts'
     )
   as_words = spec.kind == 'words' or (kind == 'words' and not spec.pair)
-  tagging = [task for task, task_spec in examples.tasks.items() if task_spec.kind == 'tagging']
-  if tagging and not as_words:
-    raise errors.ConfigError(f"task {tagging[0]!r} labels words and needs tokenizer='words'")
+  per_word = [task for task, task_spec in examples.tasks.items() if task_spec.rules.per_token]
+  if per_word and not as_words:
+    raise errors.ConfigError(f"task {per_word[0]!r} labels words and needs tokenizer='words'")
 
   # Tasks of the same examples are encoded together.
   inputs = {
@@ -123,26 +123,34 @@ def _words(
       f'max_length {longest}: the tokenizer puts {len(before) + len(after)} tokens around each text'
     )
   words = _encode.Words()
-  units = {split: [words.number(items) for items in groups] for split, groups in inputs.items()}
+  numbered = {split: [words.number(items) for items in groups] for split, groups in inputs.items()}
+  split_by = [tokenizer] if pieces is None else [tokenizer, pieces]
+  told = iter(words.tell_first([part for parts in numbered.values() for part in parts], *split_by))
+  numbered = {split: [next(told) for _ in parts] for split, parts in numbered.items()}
   ids = words.encode(tokenizer)
   table = None
   if pieces is not None:
     table = _encode.piece_table(words.encode(pieces), options['max_pieces'])
 
-  def encode(split: str, numbers: _ragged.Ragged, target: _labels.ByTask) -> _encode.Split:
+  def encode(
+    split: str, items: list[Any], numbers: _ragged.Ragged, target: _labels.ByTask
+  ) -> _encode.Split:
     for task, labels in target.items():
       if isinstance(labels, _ragged.Ragged):
         _encode.check_lengths(where[split], task, numbers, labels)
-    tokens, split_labels = _encode.split_words(numbers, ids, target)
-    item = _encode.Split(tokens, split_labels, None if table is None else numbers, 0)
+    tokens, split_labels, starts = _encode.split_words(numbers, ids, target)
+    if not tokenizer.splits_at_blanks:
+      _encode.check_whole(where[split], tokenizer, items, tokens)
+    units = None if table is None else numbers
+    item = _encode.Split(tokens, split_labels, units, 0, starts=starts)
     item = _encode.cut(item, longest and longest - len(before) - len(after))
     return _encode.frame(item, before, after) if before or after else item
 
   return {
     split: [
-      encode(split, numbers, target) for numbers, target in zip(groups, targets[split], strict=True)
+      encode(split, *group) for group in zip(inputs[split], groups, targets[split], strict=True)
     ]
-    for split, groups in units.items()
+    for split, groups in numbered.items()
   }, table
 
 

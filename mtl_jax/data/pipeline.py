@@ -61,7 +61,7 @@ _ENCODE = {'text': _texts.encode, 'words': _texts.encode, 'array': _arrays.encod
 
 def load(
   config: Mapping[str, Any],
-  tasks: Iterable[str],
+  tasks: Iterable[str] | Mapping[str, Mapping[str, Any]],
   batch_size: int,
   seed: int,
   vocabularies: vocabularies_lib.Vocabularies | None = None,
@@ -77,7 +77,8 @@ def load(
 
   Args:
     config: options, see `DEFAULTS`.
-    tasks: the names of the tasks, in order; none: all tasks of the data set.
+    tasks: the names of the tasks, in order, or name -> options of its kind; none: all tasks of the
+      data set.
     batch_size: rows of a training batch, over all processes.
     seed: of the order of the examples and of word dropout.
     vocabularies: those of an earlier run; None: from the training split.
@@ -222,7 +223,9 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _choose(
-  name: str, available: Mapping[str, specs.TaskSpec], tasks: Iterable[str]
+  name: str,
+  available: Mapping[str, specs.TaskSpec],
+  tasks: Iterable[str] | Mapping[str, Mapping[str, Any]],
 ) -> dict[str, specs.TaskSpec]:
   chosen = {}
   for task in tasks:
@@ -230,5 +233,6 @@ def _choose(
       raise errors.ConfigError(
         f'data set {name!r} has no task {task!r}{errors.nearest(task, available)}'
       )
-    chosen[task] = available[task]
+    options = tasks[task] if isinstance(tasks, Mapping) else {}
+    chosen[task] = available[task].with_options(options)
   return chosen or dict(available)

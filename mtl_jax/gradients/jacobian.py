@@ -1,7 +1,7 @@
 """The task Jacobian J = ∂L/∂θ of one batch: its rows, Jᵀw and Jv, each at the regime's cost."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ LossFunctions = (
 )
 
 
-def has_two_halves(model: Any) -> bool:
+def has_two_halves(model: Any) -> TypeGuard[halves.TwoHalves]:
   """Whether `model` offers `encode` and `task_loss` (see `gradients.TwoHalves`)."""
   return hasattr(model, 'encode') and hasattr(model, 'task_loss')
 
@@ -61,7 +61,9 @@ def as_function(loss_fns: Any) -> Callable[..., jax.Array]:
   return lambda *args: jnp.stack([function(*args).astype(jnp.float32) for function in functions])
 
 
-def _one_function(function, params, args, push):
+def _one_function(
+  function: Callable[..., jax.Array], params: Any, args: tuple[Any, ...], push: bool
+) -> Jacobian:
   if is_split(params):
     shared = params['shared']
     losses, pull = jax.vjp(
@@ -75,10 +77,10 @@ def _one_function(function, params, args, push):
   if losses.ndim != 1:
     raise ValueError(f'The loss function must return losses [T], not shape {losses.shape}.')
 
-  def of_shared(shared):
+  def of_shared(shared: Any) -> jax.Array:
     return function({**params, 'shared': shared} if is_split(params) else shared, *args)
 
-  def rows(at_once):
+  def rows(at_once: int | None) -> Any:
     return linear.map_rows(
       lambda w: pull(w)[0], jnp.eye(losses.shape[0], dtype=losses.dtype), at_once
     )
@@ -95,7 +97,7 @@ def _one_function(function, params, args, push):
   )
 
 
-def _many_functions(functions, params, args):
+def _many_functions(functions: Any, params: Any, args: tuple[Any, ...]) -> Jacobian:
   names = list(functions) if isinstance(functions, Mapping) else list(range(len(functions)))
   losses, grads = [], []
   for name in names:

@@ -66,7 +66,7 @@ def scaled(weights: jax.Array, stacked: Any) -> Any:
 def weighted(weights: jax.Array, stacked: Any) -> Any:
   """Σ weights[i] · row i. A product: on a CPU, sums over a leading axis are many times slower."""
 
-  def weigh(c):
+  def weigh(c: jax.Array) -> jax.Array:
     return jax.lax.dot_general(
       weights.astype(c.dtype), c, (((0,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST
     )
@@ -77,7 +77,7 @@ def weighted(weights: jax.Array, stacked: Any) -> Any:
 def inner_products(rows: int, left: Any, right: Any) -> jax.Array:
   """Inner products `[A]` of the A rows of two stacked pytrees, in float32."""
 
-  def inner(a, b):
+  def inner(a: jax.Array, b: jax.Array) -> jax.Array:
     a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
     return jnp.sum(a.astype(jnp.float32) * b.astype(jnp.float32), axis=1)
 

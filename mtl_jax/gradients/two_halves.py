@@ -1,7 +1,8 @@
 """The Jacobian of a model with two halves, in each of the two regimes."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,49 @@ from mtl_jax.gradients import halves, linear
 from mtl_jax.gradients.linear import Jacobian, Representation
 
 
-def shared_inputs(model, params, batch, key, stacked, push):
+class HeadGradient(NamedTuple):
+  """A task's own half of one batch.
+
+  Attributes:
+    loss: `[]`.
+    labels: how many it is the mean of, `[]`.
+    cotangents: of the features' floating leaves, `[B, ...]` each.
+    own: the gradient of φ.
+  """
+
+  loss: jax.Array
+  labels: jax.Array
+  cotangents: list[jax.Array]
+  own: Any
+
+
+class GroupMap(NamedTuple):
+  """The linear maps of tasks that are encoded at once.
+
+  Attributes:
+    group: the A tasks.
+    cotangents: of their features' floating leaves, `[A, B, ...]` each.
+    pull: cotangents -> gradients of θ and of what of φ takes part in encoding: where rows are asked
+      for the pair of them, leaves `[A, ...]`; else a tuple of one pair, θ's summed over the tasks.
+    pulled: `pull(cotangents)` where rows are asked for, else None.
+    push: tangents of both -> those of the features' floating leaves; None unless asked for.
+  """
+
+  group: halves.Group
+  cotangents: list[jax.Array]
+  pull: Callable[[Any], Any]
+  pulled: Any
+  push: Callable[[Any], Any] | None
+
+
+def shared_inputs(
+  model: halves.TwoHalves,
+  params: Any,
+  batch: Mapping[str, Any],
+  key: jax.Array | None,
+  stacked: bool,
+  push: bool,
+) -> Jacobian:
   """All tasks read the same inputs: one forward, a backward for each row that is asked for."""
   del stacked
   names = model.task_names
@@ -21,19 +64,20 @@ def shared_inputs(model, params, batch, key, stacked, push):
     push,
   )
   heads = _head_gradients(model, params, by_task, dict.fromkeys(by_task, features), key, names)
-  cotangents = halves.stack_trees([heads[name][2] for name in by_task])
+  cotangents = halves.stack_trees([heads[name].cotangents for name in by_task])
   places = [names.index(name) for name in by_task]
 
-  def rows(at_once):
+  def rows(at_once: int | None) -> Any:
     if at_once is None and jax.default_backend() == 'cpu':
       at_once = 2
     pulled = linear.map_rows(lambda cotangent: pull(cotangent)[0], cotangents, at_once)
     return _in_order(names, [(list(by_task), pulled)])
 
-  def weighted(weights):
+  def weighted(weights: jax.Array) -> Any:
     return pull(linear.weighted(linear.take(weights, places), cotangents))[0]
 
-  def pushed(direction):
+  def pushed(direction: Any) -> jax.Array:
+    assert push_features is not None
     tangents = [jnp.broadcast_to(t, (len(places), *t.shape)) for t in push_features(direction)]
     return linear.put(linear.inner_products(len(places), cotangents, tangents), places, len(names))
 
@@ -49,65 +93,75 @@ def shared_inputs(model, params, batch, key, stacked, push):
   )
 
 
-def own_features(model, params, batch, key, stacked, push):
+def own_features(
+  model: halves.TwoHalves,
+  params: Any,
+  batch: Mapping[str, Any],
+  key: jax.Array | None,
+  stacked: bool,
+  push: bool,
+) -> Jacobian:
   """Own inputs, or an encoder that works differently for each task: one backward for all."""
   names = model.task_names
   by_task = halves.examples(batch, names)
   shared = params['shared']
-  heads: dict[str, Any] = {}
-  maps = []
+
+  def encode_both(group: halves.Group, both: tuple[Any, Any]) -> Any:
+    return halves.encode_group(model, both[0], both[1], group)
+
+  heads: dict[str, HeadGradient] = {}
+  maps: list[GroupMap] = []
   for group in halves.groups(model, params, batch, key):
     if stacked:
       features, pull = _mapped_vjp(model, shared, group)
       push_features = None
     else:
-      features, pull, push_features = _forward(
-        lambda both, group=group: halves.encode_group(model, both[0], both[1], group),
-        (shared, group.own),
-        push,
-      )
+      encode = functools.partial(encode_both, group)
+      features, pull, push_features = _forward(encode, (shared, group.own), push)
     by_name = dict(zip(group.names, halves.rows_of(features), strict=True))
-    part = {name: by_task[name] for name in group.names}
-    heads |= _head_gradients(model, params, part, by_name, key, names)
-    cotangents = halves.stack_trees([heads[name][2] for name in group.names])
-    pulled: Any = pull(cotangents) if stacked else None  # leaves [A, ...]
+    examples = {name: by_task[name] for name in group.names}
+    heads |= _head_gradients(model, params, examples, by_name, key, names)
+    cotangents = halves.stack_trees([heads[name].cotangents for name in group.names])
+    pulled: Any = pull(cotangents) if stacked else None
     if jax.tree.leaves(group.own):
       own = pulled[1] if stacked else pull(cotangents)[0][1]
       for row, name in enumerate(group.names):
-        value, count, feature_grad, grad = heads[name]
+        grad = heads[name].own
         added = jax.tree.map(jnp.add, grad['encoder'], halves.take_row(own, row))
-        heads[name] = (value, count, feature_grad, {**grad, 'encoder': added})
-    maps.append((group, cotangents, pull, pulled, push_features))
+        heads[name] = heads[name]._replace(own={**grad, 'encoder': added})
+    maps.append(GroupMap(group, cotangents, pull, pulled, push_features))
 
-  def rows(at_once):
+  def rows(at_once: int | None) -> Any:
     del at_once
-    return _in_order(names, [(group.names, pulled[0]) for group, _, _, pulled, _ in maps])
+    return _in_order(names, [(part.group.names, part.pulled[0]) for part in maps])
 
-  def weighted(weights):
+  def weighted(weights: jax.Array) -> Any:
     total = None
-    for group, cotangents, pull, pulled, _ in maps:
-      weights_here = linear.take(weights, group.places)
+    for part in maps:
+      weights_here = linear.take(weights, part.group.places)
       if stacked:
-        part = linear.weighted(weights_here, pulled[0])
+        slope = linear.weighted(weights_here, part.pulled[0])
       else:
-        part = pull(linear.scaled(weights_here, cotangents))[0][0]
-      total = part if total is None else jax.tree.map(jnp.add, total, part)
+        slope = part.pull(linear.scaled(weights_here, part.cotangents))[0][0]
+      total = slope if total is None else jax.tree.map(jnp.add, total, slope)
     return total
 
-  def pushed(direction):
+  def pushed(direction: Any) -> jax.Array:
     total = jnp.zeros(len(names), jnp.float32)
-    for group, cotangents, _, _, push_features in maps:
-      assert push_features is not None
-      tangents = push_features((direction, jax.tree.map(jnp.zeros_like, group.own)))
+    for part in maps:
+      assert part.push is not None
+      places = part.group.places
+      tangents = part.push((direction, jax.tree.map(jnp.zeros_like, part.group.own)))
       total = total + linear.put(
-        linear.inner_products(len(group.places), cotangents, tangents), group.places, len(names)
+        linear.inner_products(len(places), part.cotangents, tangents), places, len(names)
       )
     return total
 
   norms: dict[int, jax.Array] = {}
-  for group, cotangents, _, _, _ in maps:
-    squares = linear.inner_products(len(group.places), cotangents, cotangents)
-    norms |= dict(zip(group.places, squares, strict=True))
+  for part in maps:
+    places = part.group.places
+    squares = linear.inner_products(len(places), part.cotangents, part.cotangents)
+    norms |= dict(zip(places, squares, strict=True))
   losses, present, tasks = _assemble(params, names, heads)
   return Jacobian(
     losses,
@@ -120,46 +174,62 @@ def own_features(model, params, batch, key, stacked, push):
   )
 
 
-def _head_gradients(model, params, by_task, features, key, names):
-  """`{task: (loss [], count [], cotangents of the floating features, φ's gradient)}`."""
+def _head_gradients(
+  model: halves.TwoHalves,
+  params: Any,
+  by_task: Mapping[str, halves.Example],
+  features: Mapping[str, Any],
+  key: jax.Array | None,
+  names: Sequence[str],
+) -> dict[str, HeadGradient]:
+  """By task, for the tasks of `by_task`; `names` are all of the model's."""
   results = {}
   for name, example in by_task.items():
     head_key = halves.head_key(key, names.index(name))
     leaves, rebuild = _floating_leaves(features[name])
 
-    def loss(task_params, leaves, name=name, example=example, rebuild=rebuild, head_key=head_key):
+    def loss(
+      task_params: Any,
+      leaves: list[jax.Array],
+      name: str = name,
+      example: halves.Example = example,
+      rebuild: Callable[..., Any] = rebuild,
+      head_key: jax.Array | None = head_key,
+    ) -> tuple[jax.Array, jax.Array]:
       return model.task_loss(name, task_params, rebuild(leaves), example, head_key)
 
-    (value, count), (task_grad, feature_grad) = jax.value_and_grad(
+    (value, labels), (task_grad, feature_grad) = jax.value_and_grad(
       loss, argnums=(0, 1), has_aux=True
     )(params['tasks'][name], leaves)
-    results[name] = (value, count, feature_grad, task_grad)
+    results[name] = HeadGradient(value, labels, feature_grad, task_grad)
   return results
 
 
-def _assemble(params, names, heads):
+def _assemble(
+  params: Any, names: Sequence[str], heads: Mapping[str, HeadGradient]
+) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
   """Losses, present and head gradients in the tasks' order, with zeros where a task is absent."""
   zero = jnp.zeros((), jnp.float32)
   losses = jnp.stack(
-    [heads[name][0].astype(jnp.float32) if name in heads else zero for name in names]
+    [heads[name].loss.astype(jnp.float32) if name in heads else zero for name in names]
   )
   present = jnp.stack(
-    [heads[name][1] > 0 if name in heads else jnp.zeros((), bool) for name in names]
+    [heads[name].labels > 0 if name in heads else jnp.zeros((), bool) for name in names]
   )
   tasks = {
-    name: heads[name][3] if name in heads else jax.tree.map(jnp.zeros_like, params['tasks'][name])
+    name: heads[name].own if name in heads else jax.tree.map(jnp.zeros_like, params['tasks'][name])
     for name in names
   }
   return losses, present, tasks
 
 
-def _in_order(names, blocks):
+def _in_order(names: Sequence[str], blocks: Sequence[tuple[list[str], Any]]) -> Any:
   """Rows `[A, ...]` of one or more groups of tasks -> rows `[T, ...]` in the order of `names`."""
   if len(blocks) == 1 and list(names) == blocks[0][0]:
     return blocks[0][1]
   places = [jnp.array([names.index(name) for name in group]) for group, _ in blocks]
 
-  def scatter(*leaves):
+  def scatter(*leaves: jax.Array) -> jax.Array:
     rows = jnp.zeros((len(names), *leaves[0].shape[1:]), leaves[0].dtype)
     for place, leaf in zip(places, leaves, strict=True):
       rows = rows.at[place].set(leaf)
@@ -181,10 +251,12 @@ def _floating_leaves(tree: Any) -> tuple[list[jax.Array], Callable[[Sequence[jax
   return [leaf for f, leaf in zip(floating, leaves, strict=True) if f], rebuild
 
 
-def _forward(encode, shared, push):
+def _forward(
+  encode: Callable[[Any], Any], shared: Any, push: bool
+) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any] | None]:
   """Features, their pull-back (cotangents of the floating leaves -> θ) and their push-forward."""
 
-  def floating(shared):
+  def floating(shared: Any) -> tuple[list[jax.Array], Any]:
     features = encode(shared)
     return _floating_leaves(features)[0], features
 
@@ -195,7 +267,9 @@ def _forward(encode, shared, push):
   return features, jax.linear_transpose(linear, shared), linear
 
 
-def _mapped_vjp(model, shared, group):
+def _mapped_vjp(
+  model: halves.TwoHalves, shared: Any, group: halves.Group
+) -> tuple[Any, Callable[[Any], Any]]:
   """`_forward` for the rows of a group at once: features `[A, ...]`, and their pull-back to
   gradients `[A, ...]` of θ and of what of the tasks' own parameters takes part.
 
@@ -206,7 +280,9 @@ def _mapped_vjp(model, shared, group):
   weights = {id(leaf): leaf for leaf in jax.tree.leaves(shared)}
   layout: dict[str, Any] = {}
 
-  def forward(inputs, key, index, own):
+  def forward(
+    inputs: Any, key: jax.Array | None, index: jax.Array, own: Any
+  ) -> tuple[Any, list[Any]]:
     features, pull, _ = _forward(
       lambda both: halves.encode_row(model, both[0], both[1], inputs, key, index),
       (shared, own),
@@ -219,7 +295,7 @@ def _mapped_vjp(model, shared, group):
 
   features, mapped = group.map(forward, group.own)
 
-  def backward(args):
+  def backward(args: tuple[Any, Any]) -> Any:
     residuals, cotangents = args
     residuals = iter(residuals)
     leaves = [next(residuals) if w is None else w for w in layout['fixed']]

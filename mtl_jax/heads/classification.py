@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtl_jax import options
+from mtl_jax.heads import pooling as pooling_lib
 from mtl_jax.heads._readout import readout
 from mtl_jax.heads.pooling import Pool
 
@@ -23,9 +25,14 @@ class Classification(nn.Module):
 
   num_classes: int
   pooling: str = 'mean'
-  hidden: int = 0
-  dropout: float = 0.0
+  hidden: options.Natural = 0
+  dropout: options.Share = 0.0
   dtype: jnp.dtype = jnp.float32
+
+  def __post_init__(self) -> None:
+    options.check_fields(self)
+    pooling_lib.check('pooling', self.pooling)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, features: jax.Array, inputs: Any, train: bool = False) -> jax.Array:
@@ -45,9 +52,14 @@ class Regression(nn.Module):
   """
 
   pooling: str = 'mean'
-  hidden: int = 0
-  dropout: float = 0.0
+  hidden: options.Natural = 0
+  dropout: options.Share = 0.0
   dtype: jnp.dtype = jnp.float32
+
+  def __post_init__(self) -> None:
+    options.check_fields(self)
+    pooling_lib.check('pooling', self.pooling)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, features: jax.Array, inputs: Any, train: bool = False) -> jax.Array:

@@ -7,8 +7,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtl_jax import errors
+
 POOLINGS = ('mean', 'max', 'first', 'attention')
 """The ways to pool."""
+
+
+def check(option: str, how: str) -> None:
+  """Raises ValueError unless there is such a way to pool."""
+  if how not in POOLINGS:
+    raise ValueError(f'{option}: no {how!r}{errors.nearest(how, POOLINGS)}')
 
 
 class Pool(nn.Module):
@@ -26,8 +34,7 @@ class Pool(nn.Module):
   @nn.compact
   def __call__(self, features: jax.Array, inputs: Any) -> jax.Array:
     """Features `[B, D]`, or `[B, S, D]` with `inputs['mask']` `[B, S]` -> `[B, D]`."""
-    if self.how not in POOLINGS:
-      raise ValueError(f'Unknown pooling {self.how!r}. Valid: {", ".join(POOLINGS)}')
+    check('how', self.how)
     if features.ndim == 2:
       return features
     if features.ndim != 3 or not (isinstance(inputs, Mapping) and 'mask' in inputs):

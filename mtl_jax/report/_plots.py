@@ -14,7 +14,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from mtl_jax import metrics
 from mtl_jax.report._runs import Entry, Experiment, Run
 
 # Okabe and Ito's palette, told apart by the colour-blind; its yellow is too pale for a line.
@@ -56,7 +55,7 @@ def _curves(experiment: Experiment) -> Figure | None:
   handles: dict[str, object] = {}
   for row, task in zip(axes, tasks, strict=True):
     name = experiment.main_metrics[task]
-    metric = metrics.METRICS[name]
+    metric = experiment.main_direction(task)
     for i, entry in enumerate(experiment.entries):
       runs = entry.runs.get(task, ())
       style = _entry_style(experiment, i)

@@ -6,10 +6,17 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mtl_jax import metrics
+from mtl_jax import kinds
 from mtl_jax.errors import WorkdirError
+
+
+class Direction(NamedTuple):
+  """How a metric reads: which way it improves, and whether it is a percentage."""
+
+  higher_is_better: bool
+  fraction: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +63,18 @@ class Run:
         continue
     return {split: [found[step] for step in sorted(found)] for split, found in by_step.items()}
 
+  def direction(self, metric: str) -> 'Direction | None':
+    """The direction of a metric; None if neither the run nor any kind of task knows it."""
+    return _direction(self.results, metric)
+
+
+def _direction(results: Mapping[str, Any], metric: str) -> Direction | None:
+  told = (results.get('directions') or {}).get(metric)
+  if told is not None:
+    return Direction(bool(told['higher_is_better']), bool(told['fraction']))
+  known = kinds.find_metric(metric)
+  return known and Direction(known.higher_is_better, known.fraction)
+
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
@@ -88,6 +107,21 @@ class Experiment:
   tasks: tuple[str, ...]
   main_metrics: Mapping[str, str]
   entries: tuple[Entry, ...]
+
+  @property
+  def runs(self) -> list[Run]:
+    """All of them."""
+    return [run for entry in self.entries for group in entry.runs.values() for run in group]
+
+  def direction(self, metric: str) -> Direction | None:
+    """The direction of a metric, as the first run that knows it says."""
+    return next((found for run in self.runs if (found := run.direction(metric))), None)
+
+  def main_direction(self, task: str) -> Direction:
+    """That of a task's main metric."""
+    found = self.direction(self.main_metrics[task])
+    assert found is not None, 'runs are read with known main metrics only'
+    return found
 
 
 def load(dirs: Iterable[str | os.PathLike[str]]) -> Runs:
@@ -143,7 +177,7 @@ def _read(path: Path, label: str) -> Run:
     raise ValueError('no tasks')
   main = {task: results['main_metrics'][task] for task in tasks}
   for metric in main.values():
-    if metric not in metrics.METRICS:
+    if _direction(results, metric) is None:
       raise ValueError(f'unknown metric {metric!r}')
   return Run(
     label, path, results['name'], results['variant'], results['seed'], tasks, main, results

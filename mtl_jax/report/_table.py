@@ -124,25 +124,22 @@ def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool, co
   return Table(experiment.name, split, tuple(columns), (*rows, *paper_rows), tuple(notes))
 
 
-def _all_runs(experiment: Experiment) -> list[Run]:
-  return [run for entry in experiment.entries for group in entry.runs.values() for run in group]
-
-
 def _columns(experiment: Experiment, split: str, all_metrics: bool) -> list[Column]:
   columns = []
   for task in experiment.tasks:
     names = [experiment.main_metrics[task]]
     if all_metrics:
-      run = next(run for run in _all_runs(experiment) if task in run.tasks)
+      run = next(run for run in experiment.runs if task in run.tasks)
       others = _split(run, split)['metrics'].get(task, {})
-      names += [name for name in others if name not in names and name in metrics.METRICS]
+      names += [name for name in others if name not in names and experiment.direction(name)]
     for name in names:
-      metric = metrics.METRICS[name]
+      metric = experiment.direction(name)
+      assert metric is not None
       scale = 100 if metric.fraction else 1
       columns.append(Column(f'{task}.{name}', scale, metric.fraction, metric.higher_is_better))
   if len(experiment.tasks) > 1:
     columns.append(Column(JOINT, 100, True, True))
-    if all(metrics.METRICS[experiment.main_metrics[task]].fraction for task in experiment.tasks):
+    if all(experiment.main_direction(task).fraction for task in experiment.tasks):
       columns.append(Column(MEAN, 100, True, True))
   return columns
 
@@ -220,7 +217,7 @@ def _deltas(
     columns = [values[entry.label][keys[task]] for task in tasks]
     if not usable.issuperset(tasks) or {len(v) for v in columns} != {len(entry.runs[tasks[0]])}:
       continue  # no reference, or a seed without a value
-    directions = [metrics.METRICS[experiment.main_metrics[t]].higher_is_better for t in tasks]
+    directions = [experiment.main_direction(t).higher_is_better for t in tasks]
     base = [reference[task] for task in tasks]
     per_seed = [metrics.delta_m(m, base, directions) for m in zip(*columns, strict=True)]
     deltas[entry.label] = Cell(*metrics.mean_interval(per_seed))
@@ -242,7 +239,7 @@ def _deltas(
 
 def _published(experiment: Experiment) -> Mapping[str, Any]:
   """The published numbers of the config: `'rows'`, none if there are none, and `'source'`."""
-  found = next((p for run in _all_runs(experiment) if (p := run.results.get('paper'))), None) or {}
+  found = next((p for run in experiment.runs if (p := run.results.get('paper'))), None) or {}
   return {**found, 'rows': found.get('rows') or {}}
 
 

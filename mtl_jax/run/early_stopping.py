@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-from mtl_jax import metrics
-
 
 @dataclasses.dataclass
 class EarlyStopping:
@@ -56,10 +54,3 @@ class EarlyStopping:
     """Goes on from a saved state."""
     for name, value in state.items():
       setattr(self, name, value)
-
-
-def higher_is_better(metric: str) -> bool:
-  """The direction of a selection metric: 'loss' and errors fall, all else rises."""
-  if metric in ('mean', 'joint.exact_match'):
-    return True
-  return metric != 'loss' and metrics.METRICS[metric.split('.')[-1]].higher_is_better

@@ -5,7 +5,7 @@ The order of variants and seeds is kept by `train`.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,10 +13,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mtl_jax import checkpoint, errors
-from mtl_jax import metrics as metrics_lib
 from mtl_jax.build import program as program_lib
 from mtl_jax.data import pipeline
-from mtl_jax.gradients import halves
+from mtl_jax.evaluate import Evaluator, selection
 from mtl_jax.plain import Plain
 from mtl_jax.run import console as console_lib
 from mtl_jax.run import early_stopping
@@ -60,6 +59,9 @@ class Training:
     self._total = total_steps
     self._should_stop = should_stop
     self._names = program.model.task_names
+    self._evaluator = Evaluator(
+      program.model, data, run['eval']['batch_size'], program.eval_step, program.put
+    )
     train = run['train']
     self._every = {'log': train['log_every']}
     self._every['eval'] = train['eval_every'] or data.steps_per_epoch
@@ -67,7 +69,9 @@ class Training:
     stopping = train['early_stopping']
     self._metric = stopping['metric']
     self._stopping = early_stopping.EarlyStopping(
-      early_stopping.higher_is_better(self._metric), stopping['patience'], stopping['min_delta']
+      selection.higher_is_better(self._metric, program.model.tasks),
+      stopping['patience'],
+      stopping['min_delta'],
     )
     self._best_validation: dict[str, Any] = {}
     self._window = window_lib.Window(self._names)
@@ -203,7 +207,7 @@ class Training:
     values = self._evaluate_split(state.params, 'validation', step)
     epoch = step / self._data.steps_per_epoch
     log.write({'step': step, 'split': 'validation', 'epoch': epoch, **values})
-    value = self._selected(values)
+    value = selection.value(self._metric, values)
     best = self._stopping.update(step, value)
     if best:
       self._best_validation = values
@@ -212,64 +216,25 @@ class Training:
     return best
 
   def _evaluate_split(self, params: Any, split: str, step: int) -> dict[str, Any]:
-    accumulator = metrics_lib.Accumulator(
-      {
-        name: (self._data.specs[name].kind, self._data.specs[name].metrics, labels)
-        for name, labels in self._data.label_names.items()
-      },
-      joint=not self._data.own_inputs,
-    )
     try:
-      for batch, result in self._results_of(params, split):
-        by_task = halves.examples(batch, self._names)
-        targets = {name: example['targets'] for name, example in by_task.items()}
-        masks = {name: example['mask'] for name, example in by_task.items()}
-        accumulator.add(targets, masks, result)
-      values = accumulator.compute()
+      return self._evaluator.evaluate(params, split)
     except errors.NonFiniteError as e:
       raise errors.NonFiniteError(f'{split} split after step {step}: {e}') from None
-    main = {name: self._data.specs[name].metrics[0] for name in self._names}
-    mean = metrics_lib.average(values['metrics'], main)
-    return {name: values[name] for name in ('loss', 'metrics', 'joint')} | {'mean': mean}
-
-  def _results_of(self, params: Any, split: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yields (batch, results on the host), one batch behind the device."""
-    behind = None
-    for item in self._data.evaluation(split, self._run['eval']['batch_size']):
-      result = self._program.eval_step(params, self._program.put(item.batch))
-      if behind is not None:
-        yield behind[0], jax.device_get(behind[1])
-      behind = item.batch, result
-    if behind is not None:
-      yield behind[0], jax.device_get(behind[1])
-
-  def _selected(self, values: dict[str, Any]) -> float:
-    """The value of the selection metric."""
-    if self._metric == 'loss':
-      losses = [loss for loss in values['loss'].values() if loss is not None]
-      value = sum(losses) / len(losses) if losses else None
-    elif self._metric == 'mean':
-      value = values['mean']
-    elif self._metric == 'joint.exact_match':
-      value = values['joint'].get('exact_match')
-    else:
-      task, name = self._metric.split('.')
-      value = values['metrics'][task][name]
-    if value is None:
-      raise errors.DataError(
-        f'the validation split has no labels that {self._metric!r} could be computed from; choose '
-        'another train.early_stopping.metric'
-      )
-    return value
 
   def _results(self, best: Any, step: int) -> dict[str, Any]:
-    run, timing = self._run, self._timing
+    run, timing, tasks = self._run, self._timing, self._program.model.tasks
     results = {
       'name': run['name'],
       'variant': run['variant'],
       'seed': run['seed'],
       'tasks': list(self._names),
-      'main_metrics': {name: self._data.specs[name].metrics[0] for name in self._names},
+      'main_metrics': {task.name: task.metrics[0] for task in tasks},
+      'directions': {
+        name: {'higher_is_better': metric.higher_is_better, 'fraction': metric.fraction}
+        for task in tasks
+        for name, metric in task.rules.metrics.items()
+        if name in task.metrics
+      },
       'selection': self._metric,
       'best_step': self._stopping.best_step,
       'steps': step,

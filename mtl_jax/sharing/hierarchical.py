@@ -14,6 +14,7 @@ from flax import linen as nn
 from mtl_jax import errors, options, sharding
 from mtl_jax.encoders import protocol
 from mtl_jax.heads import pooling
+from mtl_jax.kinds import Kind
 from mtl_jax.model import Layout, MultiTaskModel, apply_module, init_module, read_by
 from mtl_jax.sharing import _layers
 from mtl_jax.tasks import Task
@@ -63,7 +64,7 @@ def hierarchical(
 
   Raises:
     ConfigError: a malformed text, a task named twice, tasks that are after one another. At `init`:
-      an unknown task, a lower one that is a regression or deeper than its reader, a depth that the
+      an unknown task, a lower one without classes or deeper than its reader, a depth that the
       encoder does not have, no layer that matches, no embedding.
 
   References:
@@ -73,16 +74,16 @@ def hierarchical(
     they enter the heads, so that the encoder stays any encoder).
   """
   _layers.check(layers, 'hierarchical.layers')
-  tasks, kinds = tuple(tasks), {task.name: task.kind for task in tasks}
+  tasks, kinds = tuple(tasks), {task.name: task.rules for task in tasks}
   depth = dict.fromkeys(kinds, _LAST) | _parse_depths(depths)
   lower = dict.fromkeys(kinds, ()) | _parse_after(after)
   halves = {
     task.name: _Reader(
       depth[task.name],
-      tuple(_Lower(name, kinds.get(name) == 'multilabel') for name in lower[task.name]),
+      tuple(_Lower(name, kinds.get(name)) for name in lower[task.name]),
       label_features,
       stop_gradient,
-      task.kind == 'tagging',
+      task.rules.per_token,
       task.head,
     )
     for task in tasks
@@ -161,7 +162,7 @@ class _Hierarchy:
 
   encoder: nn.Module
   layers: str
-  kinds: Mapping[str, str]
+  kinds: Mapping[str, Kind]
   depths: Mapping[str, int]
   lower: Mapping[str, tuple[str, ...]]
   shortcuts: bool
@@ -230,9 +231,10 @@ class _Hierarchy:
     place = {name: d if d > 0 else count + 1 + d for name, d in self.depths.items()}
     for name, below in self.lower.items():
       for other in below:
-        if self.kinds[other] == 'regression':
+        if not self.kinds[other].discrete:
           raise errors.ConfigError(
-            f'hierarchical.after: {other!r} is a regression and has no labels: leave it out'
+            f'hierarchical.after: {other!r} is a {self.kinds[other].name} and has no classes: '
+            'leave it out'
           )
         if place[other] > place[name]:
           raise errors.ConfigError(
@@ -242,10 +244,10 @@ class _Hierarchy:
 
 
 class _Lower(NamedTuple):
-  """A task whose labels another reads, and whether it is multilabel."""
+  """A task whose labels another reads; no kind: an unknown one, which `_Hierarchy` refuses."""
 
   task: str
-  multilabel: bool
+  kind: Kind | None
 
 
 class _Reader(nn.Module):
@@ -255,7 +257,7 @@ class _Reader(nn.Module):
   lower: tuple[_Lower, ...]
   label_features: int
   stop_gradient: bool
-  tagging: bool
+  per_token: bool
   head: nn.Module
 
   @nn.compact
@@ -264,15 +266,15 @@ class _Reader(nn.Module):
     parts = [states]
     if 'embedding' in features:
       parts.append(_fit(features['embedding'], states, inputs))
-    for name, multilabel in self.lower:
-      logits = features['outputs'][name].astype(jnp.float32)  # [B, C] or [B, S, C]
-      probabilities = nn.sigmoid(logits) if multilabel else nn.softmax(logits)
+    for name, kind in self.lower:
+      assert kind is not None
+      probabilities = kind.probabilities(features['outputs'][name])  # [B, C] or [B, S, C]
       if self.stop_gradient:
         probabilities = jax.lax.stop_gradient(probabilities)
-      shape = (logits.shape[-1], self.label_features)
+      shape = (probabilities.shape[-1], self.label_features)
       table = self.param(f'labels_{name}', nn.initializers.normal(shape[1] ** -0.5), shape)
       labels = probabilities @ table
-      if not self.tagging:
+      if not self.per_token:
         labels = pooling.Pool('mean')(labels, inputs)
       parts.append(_fit(labels, states, inputs))
     joined = jnp.concatenate(parts, axis=-1) if parts[1:] else states

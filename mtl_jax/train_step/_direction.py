@@ -36,7 +36,7 @@ def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Resu
     ValueError: an unknown option, or one that the method cannot follow.
   """
   check(balance, options.at, options.jacobian)
-  weighting = getattr(balance, 'weighting', None)
+  weighting: Any = getattr(balance, 'weighting', None)
   needs = getattr(balance, 'needs', 'jacobian')
   if needs == 'functions':
     return _Functions(model, balance, options)
@@ -71,11 +71,13 @@ def check(balance: Any, at: str, jacobian: str) -> None:
 class _Losses:
   """Weights first, then one backward of Σ wᵢLᵢ."""
 
-  def __init__(self, model, weighting, options):
+  def __init__(self, model: Any, weighting: _base.Weighting, options: _path.Options) -> None:
     self._model, self._weighting, self._options = model, weighting, options
     self._logged: set[str] = set()
 
-  def __call__(self, params, balance_state, batch, validation, key):
+  def __call__(
+    self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array
+  ) -> Result:
     del validation
     result = self._weighted(params, balance_state, batch, key)
     if not self._options.monitor:
@@ -85,7 +87,7 @@ class _Losses:
     )
     return result._replace(metrics=result.metrics | watched)
 
-  def _weighted(self, params, balance_state, batch, key):
+  def _weighted(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
     if self._options.unit_task_weights and gradients.is_split(params):
       return _one_backward(self._model, self._weighting, params, balance_state, batch, key)
     losses, pull, present = jax.vjp(
@@ -102,11 +104,13 @@ class _Losses:
 class _Gramian:
   """G = J·Jᵀ, weights, Jᵀw; with several batches G = J₁·J₂ᵀ and the direction of the last."""
 
-  def __init__(self, model, weighting, options):
+  def __init__(self, model: Any, weighting: _base.Weighting, options: _path.Options) -> None:
     self._model, self._weighting, self._options = model, weighting, options
     self._logged: set[str] = set()
 
-  def __call__(self, params, balance_state, batch, validation, key):
+  def __call__(
+    self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array
+  ) -> Result:
     del validation
     if self._weighting.held is None:
       return self._whole(params, balance_state, batch, key)
@@ -114,7 +118,8 @@ class _Gramian:
     due, _, _ = self._weighting.held(balance_state)
     return jax.lax.cond(due, self._whole, self._held, params, balance_state, batch, key)
 
-  def _held(self, params, balance_state, batch, key):
+  def _held(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
+    assert self._weighting.held is not None
     _, weights, balance_state = self._weighting.held(balance_state)
     jacobian = gradients.linearize(self._model, params, batch, key)
     usable = jacobian.present & jnp.isfinite(jacobian.losses)
@@ -129,12 +134,13 @@ class _Gramian:
       unknown |= dict.fromkeys(('conflict', 'improved'), jnp.full((), jnp.nan, jnp.float32))
     return result._replace(metrics=result.metrics | unknown)
 
-  def _whole(self, params, balance_state, batch, key):
+  def _whole(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
     options, count = self._options, self._weighting.batches
     parts = [batch] if count == 1 else [_part(batch, k, count) for k in range(count)]
-    keys = [key] if count == 1 or key is None else jax.random.split(key, count)
+    keys = [key] if count == 1 else jax.random.split(key, count)
     shared = _path.shared_of(params)
     tasks = _path.tasks_in(self._model, params, batch)
+    assert tasks is not None
     path = _path.choose(options, shared, count * tasks, True, self._logged)
     free = path == 'matrix_free'
     jacobians = [
@@ -160,7 +166,7 @@ class _Gramian:
       norms = gram if count == 1 else gradients.gramian(rows[-1], sharded=options.sharded)
       extra = {'stacked': rows[-1]}
 
-      def combine(weights):
+      def combine(weights: jax.Array) -> Any:
         return gradients.combine(weights, rows[-1])
 
     weights, balance_state = _base.weigh(
@@ -186,18 +192,19 @@ class _Gramian:
 class _Stacked:
   """The stacked gradients, to a method that looks inside them."""
 
-  def __init__(self, model, balance, options):
+  def __init__(self, model: Any, balance: Any, options: _path.Options) -> None:
     self._model, self._options = model, options
     self._transform = optax.with_extra_args_support(balance)
     self._logged: set[str] = set()
 
-  def __call__(self, params, balance_state, batch, validation, key):
+  def __call__(
+    self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array
+  ) -> Result:
     del validation
     options = self._options
     shared = _path.shared_of(params)
-    path = _path.choose(
-      options, shared, _path.tasks_in(self._model, params, batch), False, self._logged
-    )
+    tasks = _path.tasks_in(self._model, params, batch)
+    path = _path.choose(options, shared, tasks, False, self._logged)
     jacobian = gradients.linearize(self._model, params, batch, key, stacked=True)
     rows = jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
     direction = rows
@@ -223,21 +230,22 @@ class _Stacked:
 class _Representation:
   """Balances the gradients of the features that the tasks share: one forward, one backward."""
 
-  def __init__(self, model, balance, options):
+  def __init__(self, model: Any, balance: Any, options: _path.Options) -> None:
     if not gradients.has_two_halves(model):
       raise ValueError("at='representation' needs a model of two halves (see gradients.TwoHalves).")
     self._model, self._balance, self._options = model, balance, options
 
-  def __call__(self, params, balance_state, batch, validation, key):
+  def __call__(
+    self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array
+  ) -> Result:
     del validation
     jacobian = gradients.linearize(self._model, params, batch, key)
     features = jacobian.representation
     assert features is not None
-    tasks = jacobian.losses.shape[0]
-    places = jnp.array(features.places)
+    tasks, places = jacobian.losses.shape[0], jnp.array(features.places)
     known = {'losses': jacobian.losses, 'present': jacobian.present, 'key': _balance_key(key)}
     if getattr(self._balance, 'weighting', None) is None:
-      return self._inside(params, balance_state, jacobian, features, known)
+      return self._inside(params, balance_state, jacobian, known)
     if features.shared:
       gram = gradients.gramian(features.rows, sharded=self._options.sharded)
       gram = jnp.zeros((tasks, tasks), jnp.float32).at[places[:, None], places[None, :]].set(gram)
@@ -253,8 +261,12 @@ class _Representation:
     grads = _join(params, jacobian.pull(weights), own)
     return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
 
-  def _inside(self, params, balance_state, jacobian, features, known):
-    if not features.shared:
+  def _inside(
+    self, params: Any, balance_state: Any, jacobian: gradients.Jacobian, known: dict[str, Any]
+  ) -> Result:
+    features = jacobian.representation
+    assert features is not None
+    if not features.shared or features.pull is None:
       raise ValueError(
         "at='representation' with a method that looks inside the gradients needs shared inputs: "
         'tasks with inputs of their own share no features.'
@@ -273,9 +285,8 @@ class _Representation:
       )
     transform = optax.with_extra_args_support(self._balance)
     cotangent, balance_state = transform.update(rows, balance_state, **known)
-    metrics = _watch.of_rows(rows, cotangent, jacobian, self._options) | _watch.weights_in(
-      balance_state
-    )
+    metrics = _watch.of_rows(rows, cotangent, jacobian, self._options)
+    metrics |= _watch.weights_in(balance_state)
     metrics['finite'] = _watch.finite(
       self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
     )
@@ -286,11 +297,13 @@ class _Representation:
 class _Functions:
   """The losses as functions of all parameters, on a training and on a validation batch."""
 
-  def __init__(self, model, balance, options):
+  def __init__(self, model: Any, balance: Any, options: _path.Options) -> None:
     self._model, self._balance, self._options = model, balance, options
     self._logged: set[str] = set()
 
-  def __call__(self, params, balance_state, batch, validation, key):
+  def __call__(
+    self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array
+  ) -> Result:
     model = self._model
     # Validation is without dropout where the model lets us say so.
     held_key = None if gradients.has_two_halves(model) else key
@@ -315,7 +328,14 @@ class _Functions:
     return Result(losses, present, grads, balance_state, metrics)
 
 
-def _one_backward(model, weighting, params, balance_state, batch, key):
+def _one_backward(
+  model: Any,
+  weighting: _base.Weighting,
+  params: Any,
+  balance_state: Any,
+  batch: Any,
+  key: jax.Array,
+) -> Result:
   """Weights without a Gramian, one backward of θ; the tasks' own gradients stay plain."""
   jacobian = gradients.linearize(model, params, batch, key)
   tasks = jacobian.losses.shape[0]
@@ -330,7 +350,9 @@ def _one_backward(model, weighting, params, balance_state, batch, key):
   return _pulled(model, params, jacobian, weights, balance_state)
 
 
-def _pulled(model, params, jacobian, weights, balance_state):
+def _pulled(
+  model: Any, params: Any, jacobian: gradients.Jacobian, weights: jax.Array, balance_state: Any
+) -> Result:
   grads = _join(params, jacobian.pull(weights), jacobian.tasks)
   metrics = {'weight': weights, 'finite': _watch.finite_sum(model, jacobian.losses, grads)}
   return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
@@ -343,10 +365,10 @@ def init_balance(balance: Any, params: Any, tasks: int | None) -> Any:
   )
 
 
-def _part(batch, index, count):
+def _part(batch: Any, index: int, count: int) -> Any:
   """Every count-th example from `index` on: one of `count` independent batches."""
 
-  def part(leaf):
+  def part(leaf: Any) -> Any:
     if jnp.ndim(leaf) < 1 or leaf.shape[0] < count:
       raise ValueError(
         f'This method splits a batch into {count} independent ones, but an array of the batch has '
@@ -357,18 +379,18 @@ def _part(batch, index, count):
   return jax.tree.map(part, batch)
 
 
-def _balance_key(key):
+def _balance_key(key: jax.Array) -> jax.Array:
   return jax.random.fold_in(key, _BALANCE)
 
 
-def _join(params, shared, tasks):
+def _join(params: Any, shared: Any, tasks: Any) -> Any:
   return {'shared': shared, 'tasks': tasks} if gradients.is_split(params) else shared
 
 
-def _check_direction(direction, params):
+def _check_direction(direction: Any, params: Any) -> None:
   """Refuses a balance that leaves the task axis, or is no balance at all."""
 
-  def check(path, leaf, param):
+  def check(path: tuple[Any, ...], leaf: Any, param: Any) -> None:
     if jnp.shape(leaf) != jnp.shape(param):
       raise ValueError(
         f'balance gave {sharding.path_of(path)!r} the shape {jnp.shape(leaf)} for parameters of '

@@ -26,7 +26,9 @@ class Options(NamedTuple):
   sharded: bool
 
 
-def losses_of(model, params, batch, key):
+def losses_of(
+  model: Any, params: Any, batch: Any, key: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
   """Losses `[T]` and present `[T]` of any model."""
   if gradients.has_two_halves(model):
     return halves.task_losses(model, params, batch, key)
@@ -49,11 +51,14 @@ def tasks_in(model: Any, params: Any = None, batch: Any = None) -> int | None:
     return jax.eval_shape(model, params, batch, jax.random.key(0)).shape[0]
 
 
-def shared_of(tree):
+def shared_of(tree: Any) -> Any:
+  """θ, of parameters or what is shaped like them."""
   return tree['shared'] if gradients.is_split(tree) else tree
 
 
-def choose(options, shared, tasks, can_be_free, logged):
+def choose(
+  options: Options, shared: Any, tasks: int | None, can_be_free: bool, logged: set[str]
+) -> str:
   """The way to the rows, and once a note of it with the memory it will take."""
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shared))
   size //= options.parameter_devices
@@ -72,18 +77,19 @@ def choose(options, shared, tasks, can_be_free, logged):
   return path
 
 
-def _device_memory():
+def _device_memory() -> int:
   stats = jax.local_devices()[0].memory_stats()
   if stats and 'bytes_limit' in stats:
     return stats['bytes_limit']
   return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
-def free_gramian(left, right):
+def free_gramian(left: gradients.Jacobian, right: gradients.Jacobian) -> jax.Array:
   """J₁·J₂ᵀ from T products J₁(J₂ᵀeᵢ), one after the other: one gradient is held at a time."""
   tasks = left.losses.shape[0]
 
-  def column(unit):
+  def column(unit: jax.Array) -> tuple[jax.Array, jax.Array]:
+    assert left.push is not None
     row = right.pull(unit)
     return left.push(row), gradients.norms(jax.tree.map(lambda leaf: leaf[None], row))[0]
 

@@ -1,5 +1,8 @@
 """What a step reports of its tasks: norms, cosines, conflicts, and which of them are finite."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,11 +11,20 @@ from mtl_jax import gradients
 from mtl_jax.train_step import _path
 
 
-def of_gramian(gram):
+def of_gramian(gram: jax.Array) -> dict[str, jax.Array]:
+  """Norms `[T]` and cosines `[T, T]`."""
   return {'gradient_norm': jnp.sqrt(jnp.diagonal(gram)), 'cosine': gradients.cosines(gram)}
 
 
-def of_model(model, params, batch, key, grads, options, logged):
+def of_model(
+  model: Any,
+  params: Any,
+  batch: Any,
+  key: jax.Array | None,
+  grads: Any,
+  options: _path.Options,
+  logged: set[str],
+) -> dict[str, jax.Array]:
   """What is monitored, for a method that has no use for each task's gradient."""
   shared = _path.shared_of(params)
   path = _path.choose(options, shared, _path.tasks_in(model, params, batch), True, logged)
@@ -26,7 +38,9 @@ def of_model(model, params, batch, key, grads, options, logged):
   return of_rows(rows, direction, jacobian, options)
 
 
-def of_rows(rows, direction, jacobian, options):
+def of_rows(
+  rows: Any, direction: Any, jacobian: gradients.Jacobian, options: _path.Options
+) -> dict[str, jax.Array]:
   """Norms of the rows; on request, all that is monitored."""
   if not jax.tree.leaves(rows):  # a shared half without parameters
     tasks = jacobian.losses.shape[0]
@@ -39,7 +53,7 @@ def of_rows(rows, direction, jacobian, options):
   return of_gramian(gram) | monitored(gram, along, jacobian.present)
 
 
-def monitored(gram, along, present):
+def monitored(gram: jax.Array, along: jax.Array, present: jax.Array) -> dict[str, jax.Array]:
   """Share of pairs in conflict, and share of tasks that the direction improves to first order."""
   here = present.astype(jnp.float32)
   pairs = jnp.outer(here, here) * (1.0 - jnp.eye(here.shape[0]))
@@ -48,19 +62,19 @@ def monitored(gram, along, present):
   return {'conflict': conflict, 'improved': improved}
 
 
-def weights_in(state):
+def weights_in(state: Any) -> dict[str, jax.Array]:
   """The task weights that a method keeps in its state, for the metrics."""
   weights = getattr(state, 'weights', None)
   return {} if weights is None or jnp.ndim(weights) != 1 else {'weight': weights}
 
 
-def finite(model, losses, norms, tasks):
+def finite(model: Any, losses: jax.Array, norms: jax.Array, tasks: Any) -> jax.Array:
   """`[T]` bool: loss, shared gradient and own gradient of each task."""
   known = jnp.isfinite(losses) & jnp.isfinite(norms)
   return known if tasks is None else known & _finite_heads(model, tasks, losses.shape[0])
 
 
-def finite_sum(model, losses, grads):
+def finite_sum(model: Any, losses: jax.Array, grads: Any) -> jax.Array:
   """`finite` where the shared gradient is a sum: where it alone is not, no task can be named."""
   known = jnp.isfinite(losses)
   if gradients.is_split(grads):
@@ -69,14 +83,14 @@ def finite_sum(model, losses, grads):
   return known & (jnp.isfinite(optax.tree.norm(shared)) | ~jnp.all(known))
 
 
-def _finite_heads(model, tasks, count):
+def _finite_heads(model: Any, tasks: Any, count: int) -> jax.Array:
   names = _names(model, tasks, count)
   if names is None:
     return jnp.ones(count, bool)
   return jnp.stack([jnp.isfinite(optax.tree.norm(tasks[name])) for name in names])
 
 
-def _names(model, tasks, count):
+def _names(model: Any, tasks: Any, count: int) -> Sequence[str] | None:
   """The tasks' names in order, where they are the keys of `tasks`; else None."""
   names = getattr(model, 'task_names', None) or (list(model) if hasattr(model, 'keys') else [])
   return names if len(names) == count and set(names) == set(tasks) else None

@@ -64,7 +64,7 @@ def init_train_state(
     raise ValueError('init_train_state needs params=, or a model with init and a batch.')
   init_key, train_key = jax.random.split(key)
 
-  def init(init_key, train_key, batch, params):
+  def init(init_key: jax.Array, train_key: jax.Array, batch: Any, params: Any) -> TrainState:
     if params is None:
       params = model.init(init_key, batch)
     # Weak types would compile the second step anew.
@@ -84,7 +84,7 @@ def init_train_state(
   return jax.jit(init, out_shardings=placed)(*args)
 
 
-def _init_balance(balance, model, params, batch):
+def _init_balance(balance: Any, model: Any, params: Any, batch: Any) -> Any:
   split = gradients.is_split(params)
   owner = params['shared'] if split else params
   tasks = _path.tasks_in(model, params, batch)

@@ -137,7 +137,7 @@ def make_eval_step(model: Any, *, jit: bool = True) -> Callable[[Any, Any], dict
     `{'loss': [T]}`.
   """
 
-  def evaluate(params, batch):
+  def evaluate(params: Any, batch: Any) -> dict[str, Any]:
     if hasattr(model, 'evaluate'):
       return model.evaluate(params, batch)
     return {'loss': _path.losses_of(model, params, batch, None)[0]}

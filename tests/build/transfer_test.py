@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from mtl_jax import encoders, errors, heads, sharding, sharing, train
-from mtl_jax.build import encoder, program
-from mtl_jax.build import start
-from mtl_jax.build import transfer
 from mtl_jax import config as config_lib
+from mtl_jax import encoders, errors, heads, sharding, sharing, train
+from mtl_jax.build import encoder as encoder_lib
+from mtl_jax.build import start as start_lib
+from mtl_jax.build import transfer
 from mtl_jax.encoders import bert
 from mtl_jax.tasks import Task
 from tests import train_test
@@ -360,10 +360,10 @@ def test_texts_longer_than_a_pretrained_encoder_reads(config, checkpoint, pretra
   (resolved,) = config_lib.resolve(changed)
   most = bert.longest(pretrained.options)
   data = types.SimpleNamespace(vocab_size=5, bucket_lengths=(4, most))
-  assert encoder.build_encoder(resolved, data).positions == most
+  assert encoder_lib.build_encoder(resolved, data).positions == most
   data.bucket_lengths = (4, most + 1)
   with pytest.raises(errors.ConfigError, match=f'reads {most} tokens.*dataset.max_length={most} '):
-    encoder.build_encoder(resolved, data)
+    encoder_lib.build_encoder(resolved, data)
 
 
 def test_a_pretrained_encoder_from_a_config(config, checkpoint, pretrained, tmp_path):
@@ -384,7 +384,7 @@ def test_a_pretrained_encoder_from_a_config(config, checkpoint, pretrained, tmp_
     np.testing.assert_array_equal(found[f'shared/{path}'], value)
   assert str(checkpoint.parent) not in (run / 'config.json').read_text()
   (resolved,) = config_lib.resolve(changed)
-  data = start.load_data(resolved)
+  data = start_lib.load_data(resolved)
   batch = data.example_batch()
   first = batch['inputs']['tokens'][:, 0]
   assert (first == 2).all()  # [CLS]

@@ -52,7 +52,7 @@ def changed(field, value):
     ('slots', ['O'] * 40, r"task 'slots': 40 tags for \d words"),
     ('slots', None, r"task 'slots': label None should be a list of strings, one a word"),
     ('score', 'high', r"task 'score': label 'high' should be a finite number"),
-    ('score', float('nan'), r"task 'score': label nan should be a finite number"),
+    ('score', float('inf'), r"task 'score': label inf should be a finite number"),
     ('words', KeyError, r"no field 'words'"),
     ('words', 'a b', r"field 'words' should be a list of strings, not 'a b'"),
     ('words', [], r"field 'words' is empty"),

@@ -86,7 +86,8 @@ def test_evaluation_rows_are_the_examples():
       topics = example['topics']
       topics = [-1] * 3 if topics is None else [int(topic in topics) for topic in 'xyz']
       assert batch['targets']['topics'][row].tolist() == topics
-      assert batch['targets']['score'][row] == np.float32(example['score'] or 0)
+      score = np.nan if example['score'] is None else example['score']
+      np.testing.assert_equal(batch['targets']['score'][row], np.float32(score))
       assert {task: bool(mask[row]) for task, mask in batch['mask'].items()} == {
         'intent': intent >= 0,
         'slots': True,

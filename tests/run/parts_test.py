@@ -147,17 +147,6 @@ def test_scalings_alone_are_followed_by_the_sum():
     assert isinstance(balance, optim.Balancer)
 
 
-def test_direction_of_selection_metrics():
-  names = ('mean', 'loss', 'joint.exact_match', 'pos.micro_f1', 'age.mae')
-  assert [early_stopping.higher_is_better(name) for name in names] == [
-    True,
-    False,
-    True,
-    True,
-    False,
-  ]
-
-
 def test_early_stopping():
   stopping = early_stopping.EarlyStopping(True, patience=2, min_delta=0.1)
   found = []

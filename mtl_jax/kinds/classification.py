@@ -1,0 +1,109 @@
+"""One class an example."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from sklearn import metrics as sklearn
+
+from mtl_jax import heads
+from mtl_jax.kinds.kind import UNKNOWN, Kind, Metric, Names, is_class
+
+
+def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Cross-entropy per label, in nats.
+
+  Args:
+    logits: `[B, ..., C]`.
+    labels: int `[B, ...]`; below zero: missing.
+
+  Returns:
+    values `[B, ...]` float32 and valid `[B, ...]` bool.
+  """
+  valid = labels >= 0
+  values = optax.softmax_cross_entropy_with_integer_labels(
+    logits.astype(jnp.float32), jnp.where(valid, labels, 0)
+  )
+  return values, valid
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Kind):
+  """Logits `[B, C]`, labels int `[B]`."""
+
+  name: ClassVar[str] = 'classification'
+  label: ClassVar[str] = 'one string (empty: missing)'
+  head: ClassVar[Any] = heads.Classification
+
+  def accepts(self, label: Any, fixed: bool) -> bool:
+    """A text, None, or with `fixed` names a number."""
+    return label is None or is_class(label, fixed)
+
+  def classes_in(self, label: Any) -> Iterable[str]:
+    """The label itself."""
+    return () if label is None else (label,)
+
+  def encode(self, label: Any, number: Callable[[Any], int], count: int) -> int:
+    """Its number."""
+    del count
+    return number(label)
+
+  def targets_shape(self, outputs: jax.Array) -> tuple[int, ...]:
+    """`[B]`."""
+    return outputs.shape[:-1]
+
+  def loss(self, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy."""
+    return softmax_cross_entropy(outputs, targets)
+
+  def predict(self, outputs: jax.Array) -> jax.Array:
+    """The most probable class, int32."""
+    return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
+
+  def probabilities(self, outputs: jax.Array) -> jax.Array:
+    """Softmax."""
+    return jax.nn.softmax(outputs.astype(jnp.float32))
+
+  @property
+  def metrics(self) -> Mapping[str, Metric]:
+    """Accuracy first; `binary_f1` is that of the second of two classes."""
+    return {
+      'accuracy': Metric(lambda y, p, _: sklearn.accuracy_score(y, p)),
+      'binary_f1': Metric(_binary_f1, complaint=_not_two),
+      'macro_f1': Metric(_macro_f1),
+      'mcc': Metric(_mcc),
+    }
+
+  def read(self, prediction: np.ndarray, names: Names) -> str:
+    """The name of the class."""
+    return names[int(prediction)]
+
+
+def _mcc(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float:
+  """Matthews' correlation; 0 where only one class occurs, and without a warning."""
+  if len(np.union1d(targets, predictions)) == 1:
+    return 0.0
+  return sklearn.matthews_corrcoef(targets, predictions)
+
+
+def _binary_f1(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float:
+  positive = predictions == 1
+  targets = np.where(targets == UNKNOWN, ~positive, targets == 1)  # wrong, whatever was predicted
+  return sklearn.f1_score(targets, positive, zero_division=0)
+
+
+def _not_two(names: Names) -> str:
+  if len(names) == 2:
+    return ''
+  return f'is that of two classes, not of the {len(names)} there are; use macro_f1'
+
+
+def _macro_f1(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float:
+  """The mean over the classes that occur in targets or predictions."""
+  # An unknown label is no class of its own, but a false positive of the class predicted for it.
+  classes = np.setdiff1d(np.union1d(targets, predictions), [UNKNOWN])
+  return sklearn.f1_score(targets, predictions, labels=classes, average='macro', zero_division=0)

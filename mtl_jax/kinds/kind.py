@@ -1,0 +1,151 @@
+"""What a kind of task is: all that is special about its labels, on the host and on the device."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+MISSING = -1
+"""The integer label of an example that has none, and of padding. A missing number is NaN."""
+UNKNOWN = -2
+"""The label of a class that the training split lacks: no loss, and always wrong in metrics."""
+
+Names = Sequence[str]
+"""The names of a task's classes, in the order of their numbers."""
+
+
+def any_names(names: Names) -> str:
+  """No complaint about the names of the classes."""
+  del names
+  return ''
+
+
+class Metric(NamedTuple):
+  """A metric of a kind of task.
+
+  Attributes:
+    function: `(targets, predictions, names of the classes) -> value` on what `Kind.collect` gave of
+      all labelled examples of a split (at least one).
+    higher_is_better: the direction in which it improves.
+    fraction: whether the value is at most 1 and reads well as a percentage.
+    complaint: names of the classes -> why the metric cannot be computed on them; '' where it can.
+    needs_names: whether it cannot be computed without the names of the classes.
+  """
+
+  function: Callable[[Any, Any, Names], float]
+  higher_is_better: bool = True
+  fraction: bool = True
+  complaint: Callable[[Names], str] = any_names
+  needs_names: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind(abc.ABC):
+  """A kind of task. Its options are the fields of the class that derives from it.
+
+  What is defined here fits labels that are classes; `name`, `label`, `head` and the abstract
+  methods are what every kind has of its own.
+
+  Attributes:
+    name: its name in `kinds.KINDS`.
+    label: what a label of an example is, as messages say it.
+    head: the Flax module that is its task's own half by default,
+      `(features, inputs, train=False) -> outputs`. Its fields but `num_classes` and `dtype` are
+      options of the task.
+    per_token: whether labels and predictions have a value for each token, `[B, S]`.
+    discrete: whether a prediction is right or wrong, and the outputs have `probabilities`.
+    dtype: of the targets, int32 or float32.
+  """
+
+  name: ClassVar[str]
+  label: ClassVar[str]
+  head: ClassVar[type[nn.Module]]
+  per_token: ClassVar[bool] = False
+  discrete: ClassVar[bool] = True
+  dtype: ClassVar[Any] = np.int32
+
+  # The labels of a data set, on the host.
+
+  @abc.abstractmethod
+  def accepts(self, label: Any, fixed: bool) -> bool:
+    """Whether a raw label can be one of this kind; with `fixed`, a class may be a number."""
+
+  @abc.abstractmethod
+  def classes_in(self, label: Any) -> Iterable[str]:
+    """The names of the classes in a raw label, of which `names` are counted."""
+
+  @abc.abstractmethod
+  def encode(self, label: Any, number: Callable[[Any], int], count: int) -> Any:
+    """A raw label as a target.
+
+    Args:
+      label: one that `accepts` took.
+      number: one class in it, or what stands for none, -> its number, `MISSING` or `UNKNOWN`.
+      count: the number of classes.
+    """
+
+  def width(self, names: Names) -> int:
+    """The width of the outputs."""
+    return len(names)
+
+  # On the device.
+
+  def build_head(self, names: Names, dtype: Any, **options: Any) -> nn.Module:
+    """The default head for these classes."""
+    return self.head(num_classes=self.width(names), dtype=dtype, **options)
+
+  def targets_shape(self, outputs: jax.Array) -> tuple[int, ...]:
+    """The shape of the targets that fit the outputs."""
+    return outputs.shape
+
+  @abc.abstractmethod
+  def loss(self, outputs: Any, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Loss values `[B, ...]` float32, and which of them are of a label, bool."""
+
+  @abc.abstractmethod
+  def predict(self, outputs: Any) -> jax.Array:
+    """The predictions, in the shape of the targets."""
+
+  def probabilities(self, outputs: Any) -> jax.Array:
+    """The probabilities of the classes `[..., C]`; ValueError where there are no classes."""
+    raise ValueError(f'{self.name} has no classes')
+
+  # Predictions and targets, on the host again.
+
+  @property
+  @abc.abstractmethod
+  def metrics(self) -> Mapping[str, Metric]:
+    """The metrics by name, the main one first."""
+
+  def labelled(self, targets: np.ndarray) -> np.ndarray:
+    """Which examples have a label, bool `[B]`."""
+    return (targets != MISSING).reshape(len(targets), -1).any(axis=1)
+
+  def right(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Which examples have every label predicted, bool `[B]`."""
+    wrong = (targets != MISSING) & (targets != predictions)
+    return ~wrong.reshape(len(targets), -1).any(axis=1)
+
+  def collect(self, targets: np.ndarray, predictions: np.ndarray) -> tuple[list[Any], list[Any]]:
+    """What metrics need of the labelled examples of a batch, in parts that `join` puts together."""
+    return [targets], [predictions.astype(np.int64)]
+
+  def join(self, parts: list[Any]) -> Any:
+    """The parts of all batches, of which there is at least one, as metrics take them."""
+    return np.concatenate(parts)
+
+  @abc.abstractmethod
+  def read(self, prediction: np.ndarray, names: Names) -> Any:
+    """One example's prediction as a user reads it: plain Python values that JSON can hold."""
+
+
+def is_class(label: Any, fixed: bool) -> bool:
+  """Whether a raw label can be a class: a text or, with `fixed` names, a number of one."""
+  if isinstance(label, str):
+    return True
+  # A number says nothing where the classes are those that occur.
+  return fixed and isinstance(label, int | np.integer) and not isinstance(label, bool)

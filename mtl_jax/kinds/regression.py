@@ -1,0 +1,110 @@
+"""A number an example."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from scipy import stats
+from sklearn import metrics as sklearn
+
+from mtl_jax import heads
+from mtl_jax.kinds.kind import Kind, Metric, Names
+
+
+def squared_error(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """(prediction − target)² in the targets' unit squared.
+
+  Args:
+    predictions: `[B, ...]`.
+    targets: float, the same shape; NaN: missing.
+
+  Returns:
+    values float32 (0 where missing) and valid bool, of that shape.
+  """
+  targets = targets.astype(jnp.float32)
+  valid = ~jnp.isnan(targets)
+  # The inner choice, not the outer one, keeps NaN out of the gradient.
+  return jnp.square(jnp.where(valid, predictions.astype(jnp.float32) - targets, 0.0)), valid
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression(Kind):
+  """Values float `[B]`, targets float `[B]`; a missing one is NaN."""
+
+  name: ClassVar[str] = 'regression'
+  label: ClassVar[str] = 'a finite number (NaN or None: missing)'
+  head: ClassVar[Any] = heads.Regression
+  discrete: ClassVar[bool] = False
+  dtype: ClassVar[Any] = np.float32
+
+  def accepts(self, label: Any, fixed: bool) -> bool:
+    """A number that is not infinite, or None."""
+    del fixed
+    number = isinstance(label, numbers.Real) and not isinstance(label, bool)
+    return label is None or (number and not math.isinf(label))
+
+  def classes_in(self, label: Any) -> Iterable[str]:
+    """None."""
+    del label
+    return ()
+
+  def encode(self, label: Any, number: Callable[[Any], int], count: int) -> float:
+    """The number itself."""
+    del number, count
+    return math.nan if label is None else float(label)
+
+  def width(self, names: Names) -> int:
+    """1."""
+    del names
+    return 1
+
+  def build_head(self, names: Names, dtype: Any, **options: Any) -> nn.Module:
+    """A head for one number."""
+    del names
+    return self.head(dtype=dtype, **options)
+
+  def loss(self, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Squared error."""
+    return squared_error(outputs, targets)
+
+  def predict(self, outputs: jax.Array) -> jax.Array:
+    """The values, float32."""
+    return outputs.astype(jnp.float32)
+
+  @property
+  def metrics(self) -> Mapping[str, Metric]:
+    """Errors, and correlations, which are 0 where either side is constant."""
+    return {
+      'mse': Metric(lambda y, p, _: sklearn.mean_squared_error(y, p), False, False),
+      'mae': Metric(lambda y, p, _: sklearn.mean_absolute_error(y, p), False, False),
+      'pearson': Metric(_correlation(stats.pearsonr)),
+      'spearman': Metric(_correlation(stats.spearmanr)),
+    }
+
+  def labelled(self, targets: np.ndarray) -> np.ndarray:
+    """Which examples have a number."""
+    return ~np.isnan(targets)
+
+  def collect(self, targets: np.ndarray, predictions: np.ndarray) -> tuple[list[Any], list[Any]]:
+    """Both in float64."""
+    return [targets.astype(np.float64)], [predictions.astype(np.float64)]
+
+  def read(self, prediction: np.ndarray, names: Names) -> float:
+    """The number."""
+    del names
+    return float(prediction)
+
+
+def _correlation(correlate: Callable[..., Any]) -> Callable[[Any, Any, Names], float]:
+  def function(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float:
+    if np.ptp(targets) == 0 or np.ptp(predictions) == 0:
+      return 0.0
+    return correlate(targets, predictions).statistic
+
+  return function

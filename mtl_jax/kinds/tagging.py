@@ -1,0 +1,160 @@
+"""One class a token: part-of-speech tags, or spans told by the prefixes of their tags."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import metrics as sklearn
+
+from mtl_jax import heads
+from mtl_jax.kinds.classification import softmax_cross_entropy
+from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class
+
+# How each scheme marks the first token of a span, one inside, the last, and one that is alone.
+_MARKS = {'conlleval': 'BIIB', 'IOB2': 'BIIB', 'IOBES': 'BIES', 'BILOU': 'BILU'}
+_TELLING = {'IOBES': ('E-', 'S-'), 'BILOU': ('L-', 'U-')}  # prefixes that no other scheme has
+
+SCHEMES = ('', *_MARKS)
+"""How tags mark spans: '' as the prefixes of the tags tell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tagging(Kind):
+  """Logits `[B, S, C]`, labels int `[B, S]`.
+
+  Attributes:
+    scheme: how tags mark spans, for the metrics that count them. 'conlleval': B and I, in any
+      order, as CoNLL's script counts; 'IOB2', 'IOBES', 'BILOU': strictly, so that a span whose tags
+      are not as the scheme says is none. '': IOBES or BILOU where the names of the classes have
+      their prefixes, else conlleval.
+
+  Raises:
+    ValueError: there is no such scheme.
+  """
+
+  scheme: str = ''
+  name: ClassVar[str] = 'tagging'
+  label: ClassVar[str] = 'a list of strings, one a word'
+  head: ClassVar[Any] = heads.Tagging
+  per_token: ClassVar[bool] = True
+
+  def __post_init__(self) -> None:
+    if self.scheme not in SCHEMES:
+      raise ValueError(f'scheme: no {self.scheme!r}. Valid: {", ".join(map(repr, SCHEMES))}')
+
+  def accepts(self, label: Any, fixed: bool) -> bool:
+    """A list of classes."""
+    return isinstance(label, list | tuple) and all(is_class(item, fixed) for item in label)
+
+  def classes_in(self, label: Any) -> Iterable[str]:
+    """Those of all tokens."""
+    return label
+
+  def encode(self, label: Any, number: Callable[[Any], int], count: int) -> list[int]:
+    """The number of each token's class."""
+    del count
+    return [number(tag) for tag in label]
+
+  def targets_shape(self, outputs: jax.Array) -> tuple[int, ...]:
+    """`[B, S]`."""
+    return outputs.shape[:-1]
+
+  def loss(self, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of each token."""
+    return softmax_cross_entropy(outputs, targets)
+
+  def predict(self, outputs: jax.Array) -> jax.Array:
+    """The most probable class of each token, int32."""
+    return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
+
+  def probabilities(self, outputs: jax.Array) -> jax.Array:
+    """Softmax."""
+    return jax.nn.softmax(outputs.astype(jnp.float32))
+
+  @property
+  def metrics(self) -> Mapping[str, Metric]:
+    """`f1`, `precision` and `recall` are seqeval's, of spans; neighbouring unknown labels form one
+    span that is missed.
+    """
+    return {
+      'f1': Metric(self._spans('f1_score'), complaint=self._no_spans, needs_names=True),
+      'precision': Metric(
+        self._spans('precision_score'), complaint=self._no_spans, needs_names=True
+      ),
+      'recall': Metric(self._spans('recall_score'), complaint=self._no_spans, needs_names=True),
+      'token_accuracy': Metric(_token_accuracy),
+    }
+
+  def collect(self, targets: np.ndarray, predictions: np.ndarray) -> tuple[list[Any], list[Any]]:
+    """The labelled tokens of each sentence."""
+    known = targets != MISSING
+    return (
+      [row[here] for row, here in zip(targets, known, strict=True)],
+      [row[here] for row, here in zip(predictions, known, strict=True)],
+    )
+
+  def join(self, parts: list[Any]) -> Any:
+    """A list of sentences, each an array of its tokens."""
+    return parts
+
+  def read(self, prediction: np.ndarray, names: Names) -> list[str]:
+    """The tag of each token."""
+    return [names[tag] for tag in prediction.tolist()]
+
+  def _scheme(self, names: Names) -> str:
+    if self.scheme:
+      return self.scheme
+    for scheme, prefixes in _TELLING.items():
+      if any(name.startswith(prefixes) for name in names):
+        return scheme
+    return 'conlleval'
+
+  def _spans(self, score: str) -> Callable[[Any, Any, Names], float]:
+    def function(targets: list[np.ndarray], predictions: list[np.ndarray], names: Names) -> float:
+      from seqeval import metrics as seqeval
+      from seqeval import scheme as schemes
+
+      scheme = self._scheme(names)
+      strict = {}
+      if scheme != 'conlleval':
+        strict = {'mode': 'strict', 'scheme': getattr(schemes, scheme)}
+      tags = dict(enumerate(names))
+      gold = [_tags(sentence, tags, scheme) for sentence in targets]
+      predicted = [[tags[i] for i in sentence.tolist()] for sentence in predictions]
+      return getattr(seqeval, score)(gold, predicted, zero_division=0, **strict)
+
+    return function
+
+  def _no_spans(self, names: Names) -> str:
+    scheme = self._scheme(names)
+    marks = 'BIES' if scheme == 'conlleval' else _MARKS[scheme]
+    prefixes = tuple(f'{mark}-' for mark in dict.fromkeys(marks))
+    odd = [name for name in names if name != 'O' and not name.startswith(prefixes)]
+    if not odd:
+      return ''
+    return (
+      f'counts spans and needs IOB labels (O, {"x, ".join(prefixes)}x), not {odd[0]!r}; use '
+      'token_accuracy for plain tags'
+    )
+
+
+def _tags(sentence: np.ndarray, tags: Mapping[int, str], scheme: str) -> list[str]:
+  """The tags of a sentence; a run of unknown ones is a span of a class that is never predicted."""
+  first, inside, last, single = tuple(_MARKS[scheme])
+  made: list[str] = []
+  for unknown, run in itertools.groupby(sentence.tolist(), lambda number: number == UNKNOWN):
+    numbers = list(run)
+    if unknown:
+      marks = first + inside * (len(numbers) - 2) + last if len(numbers) > 1 else single
+      made += [f'{mark}-<unknown>' for mark in marks]
+    else:
+      made += [tags[number] for number in numbers]
+  return made
+
+
+def _token_accuracy(targets: list[Any], predictions: list[Any], _: Names) -> float:
+  return sklearn.accuracy_score(np.concatenate(targets), np.concatenate(predictions))
