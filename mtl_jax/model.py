@@ -16,6 +16,42 @@ from mtl_jax.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
+class Layout:
+  """Where the parameters of a model have encoders, and what of the rest is no weight.
+
+  An architecture says it; rates by layer, freezing and weight decay follow from it, and from what
+  the encoder says of itself (`encoders.protocol`). All that is in no encoder is above them.
+
+  Attributes:
+    encoder: the Flax module, the same in every place.
+    places: paths of its parameters, of one encoder or of several stacked along a first axis; '*'
+      stands for each task: 'shared/columns', 'tasks/*/encoder'. Those in θ are the trunk.
+    mixing: regular expressions of whole paths of what mixes or selects and does not transform,
+      which weight decay would draw to nowhere; vectors and biases need none.
+  """
+
+  encoder: Any
+  places: tuple[str, ...]
+  mixing: tuple[str, ...] = ()
+
+  def inside(self, path: str) -> str | None:
+    """The path in its encoder of the parameter at `path`; None where it is in no encoder."""
+    parts = path.split('/')
+    for place in self.places:
+      start = place.split('/')
+      pairs = list(zip(start, parts, strict=False))
+      if len(parts) > len(start) and all(a in (b, '*') for a, b in pairs):
+        return '/'.join(parts[len(start) :])
+    return None
+
+  @property
+  def trunk(self) -> tuple[str, ...]:
+    """Regular expressions of the encoders' parameters in θ."""
+    shared = (place for place in self.places if place.split('/')[0] == 'shared')
+    return tuple(f'{re.escape(place)}/.*' for place in shared)
+
+
+@dataclasses.dataclass(frozen=True)
 class MultiTaskModel:
   """The two halves of a multi-task model (see `gradients.TwoHalves`).
 
@@ -28,6 +64,8 @@ class MultiTaskModel:
     frozen: regular expressions of paths in θ, such as 'shared/trunk/.*': what matches one fully
       gets no gradient from any loss. An optimizer that decays weights must leave it alone too
       (see `is_frozen`).
+    layout: where the encoders are; by default all of θ is one, if `shared` is a Flax module. Any
+      other shared half has to say it before layers are asked for (see `layout_of`).
 
   Raises:
     ValueError: no task, two tasks of one name, or modules for other names than the tasks'; an
@@ -39,6 +77,7 @@ class MultiTaskModel:
   modules: Mapping[str, nn.Module] | None = None
   penalty: Callable[[Any], jax.Array] | None = None
   frozen: tuple[str, ...] = ()
+  layout: Layout | None = None
 
   def __post_init__(self):
     object.__setattr__(self, 'tasks', tuple(self.tasks))
@@ -179,6 +218,22 @@ class MultiTaskModel:
 def is_frozen(path: str, patterns: Sequence[str]) -> bool:
   """Whether a path such as 'shared/trunk/Dense_0/kernel' matches one of the patterns fully."""
   return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def layout_of(model: MultiTaskModel) -> Layout:
+  """Where a model has its encoders.
+
+  Raises:
+    ValueError: its shared half is no Flax module, and it does not say.
+  """
+  if model.layout is not None:
+    return model.layout
+  if not isinstance(model.shared, nn.Module):
+    raise ValueError(
+      f'The shared half {type(model.shared).__name__} is no Flax module: say where its encoders '
+      'are by MultiTaskModel(..., layout=Layout(...)).'
+    )
+  return Layout(model.shared, ('shared',))
 
 
 def read_by(

@@ -52,14 +52,13 @@ def portable(run: Plain) -> Plain:
   for key in _PATHS:
     if is_section(run.get('dataset')):
       run['dataset'].pop(key, None)
-  for path in ('encoder.embedding.vectors', 'encoder.bert.path', 'init_from'):
-    *sections, key = path.split('.')
-    node: Any = run
-    for section in sections:
-      node = node.get(section, {})
-    if node.get(key):
-      parts = pathlib.PurePath(node[key]).parts
-      node[key] = '/'.join(parts[-2:] if path == 'init_from' else parts[-1:])
+  encoder = run.get('encoder', {})
+  for name, node in [('', run), *(encoder.items() if is_section(encoder) else ())]:
+    # An encoder's section calls a file `vectors` or `path`; those of a user's own are its business.
+    for key in ('init_from', 'vectors', 'path') if is_section(node) and name != 'custom' else ():
+      if node.get(key):
+        parts = pathlib.PurePath(node[key]).parts
+        node[key] = '/'.join(parts[-2:] if key == 'init_from' else parts[-1:])
   return run
 
 

@@ -15,25 +15,28 @@ Run = Mapping[str, Any]
 _LOG = logging.getLogger(__name__)
 
 
+def source_of(run: Run) -> encoders.protocol.Source | None:
+  """Where the run's encoder comes from; None for one that is not pretrained."""
+  name = run['encoder']['name']
+  return encoders.source(name, run['encoder'].get(name, {}))
+
+
 def build_encoder(run: Run, data: pipeline.Data) -> Any:
   """The encoder, a Flax module, over the embedding."""
-  name = run['encoder']['name']
-  if name == 'bert':
-    options = dict(run['encoder']['bert'])
-    options.pop('pretrained')
-    given = encoders.bert.options(options.pop('path'), options.pop('layers'))
-    if data.vocab_size > given['vocab_size']:
+  name, source = run['encoder']['name'], source_of(run)
+  if source:
+    vocab_size, longest = source.sizes()
+    if data.vocab_size > vocab_size:
       raise errors.ConfigError(
-        f'encoder.bert knows {given["vocab_size"]} tokens, and the tokenizer has '
-        f'{data.vocab_size}: leave dataset.tokenizer empty to use its own'
+        f'encoder.{name} knows {vocab_size} tokens, and the tokenizer has {data.vocab_size}: '
+        'leave dataset.tokenizer empty to use its own'
       )
-    most = encoders.bert.longest(given)
-    if data.bucket_lengths[-1] > most:
+    if data.bucket_lengths[-1] > longest:
       raise errors.ConfigError(
-        f'encoder.bert reads {most} tokens, and the longest example has {data.bucket_lengths[-1]}: '
-        f'set dataset.max_length={most} or less'
+        f'encoder.{name} reads {longest} tokens, and the longest example has '
+        f'{data.bucket_lengths[-1]}: set dataset.max_length={longest} or less'
       )
-    return encoders.Bert(**given, **options, dtype=jnp.dtype(run['dtype']))
+    return source.encoder(jnp.dtype(run['dtype']))
   offered = _offered(run, data)
   if encoders.custom.is_dotted(name):
     return encoders.custom.make(name, run['encoder']['custom'], offered)
@@ -73,7 +76,7 @@ def check_encoder(run: Run) -> None:
   name, embedding = options['name'], options['embedding']
   data_set, vectors = run['dataset']['name'], embedding['vectors']
   arrays = builders.get(data_set).INPUT.kind == 'array'
-  serve = encoders.ARRAYS if arrays else (*encoders.TEXT, 'bert')
+  serve = encoders.ARRAYS if arrays else (*encoders.TEXT, *encoders.PRETRAINED)
   if name not in serve and not encoders.custom.is_dotted(name):
     raise errors.ConfigError(
       f'encoder.name: {name!r} reads {"texts" if arrays else "arrays of numbers"}, and data set '
@@ -96,16 +99,13 @@ def check_encoder(run: Run) -> None:
         f'encoder.custom: need numbers, texts, bools and tuples: {e}'
       ) from None
     return
-  if name == 'bert':
-    bert = options['bert']
+  source = source_of(run)
+  if source:
     if vectors:
-      raise errors.ConfigError('encoder.embedding.vectors: a BERT has its own embedding')
-    if not bert['path']:
       raise errors.ConfigError(
-        'encoder.bert.path: give the folder of a checkpoint, or PACKAGE:FOLDER of one in an '
-        f'installed package, such as {encoders.bert.MINILM}'
+        f'encoder.embedding.vectors: encoder {name!r} has an embedding of its own'
       )
-    encoders.bert.options(bert['path'], bert['layers'])
+    source.check(f'encoder.{name}')
     return
   try:
     encoders.get(name, **{} if arrays else {'embedding': None}, **options[name])

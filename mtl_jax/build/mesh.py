@@ -1,14 +1,28 @@
 """The device mesh of a run."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from mtl_jax import errors, sharding
+from mtl_jax import errors, options, sharding
 
 Run = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """`config.mesh`.
+
+  Attributes:
+    data: devices that share a batch; 0: all that `fsdp` leaves.
+    fsdp: devices that share batch and parameters.
+  """
+
+  data: options.Natural = 1
+  fsdp: options.Count = 1
 
 
 def build_mesh(run: Run) -> Mesh | None:

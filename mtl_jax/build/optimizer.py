@@ -1,40 +1,143 @@
 """The optimizer and the learning rate's schedule of a run, from its resolved config."""
 
-import re
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import encoders, errors, sharding
+from mtl_jax import errors, options, sharding
+from mtl_jax.build import layers as layers_lib
 from mtl_jax.build import transfer
+from mtl_jax.encoders import protocol
+from mtl_jax.model import MultiTaskModel
 
 Run = Mapping[str, Any]
-_SPARED = re.compile(  # from weight decay: biases, normalizations, and how columns are mixed
-  r'(?:^|/)(?:\w*bias|(?<!hyper/)scale|parents?|codes|shares)$|^shared/stitches/'
-)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """`config.optimizer`, beside the options of each optimizer: what is made of the direction.
+
+  Attributes:
+    name: one of `OPTIMIZERS`.
+    learning_rate: the peak.
+    clip_norm: of the gradient on all parameters; 0: no clipping.
+    l2_shared: λ of λ‖θ‖²: 2λθ is added before clipping, not balanced.
+  """
+
+  name: str = 'adamw'
+  learning_rate: options.Amount = 1e-3
+  clip_norm: options.Amount = 1.0
+  l2_shared: options.Amount = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleOptions:
+  """`config.optimizer.schedule`, beside the options of each schedule.
+
+  Attributes:
+    name: one of `SCHEDULES`.
+    warmup_steps: linear from 0 to the peak.
+  """
+
+  name: str = 'cosine'
+  warmup_steps: options.Natural = 0
+
+
+Mask = Callable[[Any], Any]
+
+
+def adamw(
+  schedule: optax.Schedule,
+  decayed: Mask,
+  *,
+  b1: options.Share = 0.9,
+  b2: options.Share = 0.999,
+  eps: options.Amount = 1e-8,
+  weight_decay: options.Amount = 0.01,
+) -> optax.GradientTransformation:
+  """Adam with decoupled weight decay of what the mask `decayed` tells of the parameters."""
+  return optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=decayed)
+
+
+def adam(
+  schedule: optax.Schedule,
+  decayed: Mask,
+  *,
+  b1: options.Share = 0.9,
+  b2: options.Share = 0.999,
+  eps: options.Amount = 1e-8,
+) -> optax.GradientTransformation:
+  """Adam, without weight decay."""
+  del decayed
+  return optax.adam(schedule, b1, b2, eps)
+
+
+def sgd(
+  schedule: optax.Schedule,
+  decayed: Mask,
+  *,
+  momentum: options.Share = 0.9,
+  nesterov: bool = False,
+) -> optax.GradientTransformation:
+  """Gradient descent with momentum, without weight decay."""
+  del decayed
+  return optax.sgd(schedule, momentum, nesterov)
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+  'adamw': adamw,
+  'adam': adam,
+  'sgd': sgd,
+}
+"""Every optimizer by name: `(schedule, decayed, **options)`."""
+
+
+def constant(peak: float, steps: int) -> optax.Schedule:
+  """The peak at every step."""
+  del steps
+  return optax.constant_schedule(peak)
+
+
+def cosine(peak: float, steps: int, *, final: options.Amount = 0.0) -> optax.Schedule:
+  """From the peak along a half wave to `final`, a share of it, at the last step."""
+  return optax.cosine_decay_schedule(peak, steps, alpha=final)
+
+
+def linear(peak: float, steps: int, *, final: options.Amount = 0.0) -> optax.Schedule:
+  """From the peak in a line to `final`, a share of it, at the last step."""
+  return optax.linear_schedule(peak, peak * final, steps)
+
+
+def exponential(
+  peak: float, steps: int, *, rate: options.Amount = 0.5, every: options.Count = 1000
+) -> optax.Schedule:
+  """The peak times `rate` after every `every` steps, smoothly."""
+  del steps
+  return optax.exponential_decay(peak, every, rate)
+
+
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+  'constant': constant,
+  'cosine': cosine,
+  'linear': linear,
+  'exponential': exponential,
+}
+"""Every schedule of the learning rate after the warm-up: `(peak, steps, **options)`."""
 
 
 def build_schedule(run: Run, steps: int) -> optax.Schedule:
   """step -> learning rate: linear warm-up to the peak, then the chosen decay to the last step."""
-  options = run['optimizer']['schedule']
-  peak, warmup, name = run['optimizer']['learning_rate'], options['warmup_steps'], options['name']
+  chosen = run['optimizer']['schedule']
+  peak, warmup, name = run['optimizer']['learning_rate'], chosen['warmup_steps'], chosen['name']
   if warmup > steps:
     raise errors.ConfigError(
       f'optimizer.schedule.warmup_steps: {warmup} is more than the {steps} steps of training'
     )
-  rest = max(steps - warmup, 1)
-  if name == 'constant':
-    decay = optax.constant_schedule(peak)
-  elif name == 'cosine':
-    decay = optax.cosine_decay_schedule(peak, rest, alpha=options['cosine']['final'])
-  elif name == 'linear':
-    decay = optax.linear_schedule(peak, peak * options['linear']['final'], rest)
-  else:
-    kwargs = options['exponential']
-    decay = optax.exponential_decay(peak, kwargs['every'], kwargs['rate'])
+  decay = SCHEDULES[name](peak, max(steps - warmup, 1), **chosen.get(name, {}))
   if not warmup:
     return decay
   return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
@@ -43,6 +146,8 @@ def build_schedule(run: Run, steps: int) -> optax.Schedule:
 def build(
   run: Run,
   schedule: optax.Schedule,
+  model: MultiTaskModel,
+  batch: Mapping[str, Any],
   frozen: Sequence[str] = (),
   anchored: Sequence[str] | None = None,
 ) -> optax.GradientTransformation:
@@ -51,46 +156,41 @@ def build(
   Args:
     run: the config.
     schedule: step -> learning rate.
+    model: the model, of whose layers the rates may differ.
+    batch: what it reads; only its shapes count.
     frozen: paths of parameters that are not trained.
     anchored: paths of those of `transfer.l2_sp`; None: the shared ones.
   """
-  options = run['optimizer']
-  name = options['name']
-  kwargs = dict(options[name])
-  if name == 'adamw':
-    kwargs['mask'] = _decayed
+  chosen, gentle = run['optimizer'], run['transfer']
+  params = jax.eval_shape(model.init, jax.random.key(0), batch)
+  spared = layers_lib.undecayed(model, params, batch)
+  layers = layers_lib.layers_of(model, params, batch, gentle['layers'])
   links = []
   own = {task: section['l2'] for task, section in run['tasks'].items()}
-  if options['l2_shared'] or any(own.values()):
-    links.append(add_l2(options['l2_shared'], own))
-  gentle = run['transfer']
+  if chosen['l2_shared'] or any(own.values()):
+    links.append(add_l2(chosen['l2_shared'], own))
   if gentle['l2_sp']:
     links.append(transfer.l2_sp(gentle['l2_sp'], anchored))
-  if options['clip_norm']:
-    links.append(optax.clip_by_global_norm(options['clip_norm']))
-  links.append(getattr(optax, name)(schedule, **kwargs))
-  if run['encoder']['embedding']['freeze_vectors']:  # without a gradient, but not without decay
-    links.append(optax.masked(optax.set_to_zero(), _frozen))
+  if chosen['clip_norm']:
+    links.append(optax.clip_by_global_norm(chosen['clip_norm']))
+  name = chosen['name']
+  links.append(OPTIMIZERS[name](schedule, _without(spared), **chosen[name]))
+  held = [path for path in layers if protocol.is_held(path)]
+  if held:  # without a gradient, but not without decay
+    links.append(transfer.freeze(held))
   if gentle['layer_decay'] < 1:
-    links.append(transfer.scale_by_layer(gentle['layer_decay'], gentle['layers']))
+    links.append(transfer.scale_by_layer(gentle['layer_decay'], layers))
   if gentle['unfreeze_every']:
-    links.append(transfer.unfreeze_gradually(gentle['unfreeze_every'], gentle['layers']))
+    links.append(transfer.unfreeze_gradually(gentle['unfreeze_every'], layers))
   if frozen:
     links.append(transfer.freeze(frozen))
   return optax.chain(*links)
 
 
-def _decayed(params: Any) -> Any:
-  """True for matrices and tables; by name too, since columns stack what is a vector in each."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: jnp.ndim(leaf) > 1 and not _SPARED.search(sharding.path_of(path)), params
-  )
-
-
-def _frozen(params: Any) -> Any:
-  """True for the vectors that are not trained."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: encoders.FROZEN in sharding.path_of(path).split('/'), params
+def _without(spared: frozenset[str]) -> Mask:
+  """Parameters -> True for those that are not spared."""
+  return lambda params: jax.tree_util.tree_map_with_path(
+    lambda path, _: sharding.path_of(path) not in spared, params
   )
 
 
@@ -105,8 +205,8 @@ def add_l2(shared: float, tasks: Mapping[str, float]) -> optax.GradientTransform
     a transformation of gradients like `{'shared': θ, 'tasks': {name: φ}}`; it needs `params`.
   """
 
-  def update(updates, params):
-    def add(rate, grads, values):
+  def update(updates: Any, params: Any) -> Any:
+    def add(rate: float, grads: Any, values: Any) -> Any:
       return jax.tree.map(lambda g, p: g + jnp.asarray(2 * rate, p.dtype) * p, grads, values)
 
     own = {

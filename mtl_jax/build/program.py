@@ -77,10 +77,10 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   with as_config_errors():
     model, frozen = start_lib.freeze(model, run, batch)
     anchored = start_lib.anchored(model, run, batch)
-  optimizer = optimizer_lib.build(run, schedule, frozen, anchored)
+    optimizer = optimizer_lib.build(run, schedule, model, batch, frozen, anchored)
   options = run['balance']
 
-  def init(key, params=None):
+  def init(key: jax.Array, params: Any = None) -> train_step.TrainState:
     return train_step.init_train_state(
       model, balance, optimizer, key, batch, params=params, mesh=mesh
     )
@@ -88,13 +88,13 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   compiled = jax.jit(init) if mesh is None else init
   fresh = jax.jit(model.init)
 
-  def start(seed):
+  def start(seed: int) -> train_step.TrainState:
     key = jax.random.key(seed)
     if not start_lib.elsewhere(run):
       return compiled(key)
     # With the key that `init_train_state` would give the model.
     params = fresh(jax.random.split(key)[0], batch)
-    return compiled(key, start_lib.transplant(run, data, params, seed))
+    return compiled(key, start_lib.transplant(run, data, model, batch, params, seed))
 
   step = train_step.make_train_step(
     model,

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 
-from mtl_jax import encoders, errors, kinds
+from mtl_jax import errors, kinds
+from mtl_jax.build import layers as layers_lib
 from mtl_jax.build import transfer
+from mtl_jax.build.encoder import source_of
 from mtl_jax.data import builders, pipeline, text
 from mtl_jax.data import vocabularies as vocabularies_lib
 from mtl_jax.model import MultiTaskModel, is_frozen, read_by
@@ -26,13 +28,13 @@ def load_data(run: Run) -> pipeline.Data:
     vocabularies = vocabularies_lib.read(found)
     arrays = builders.get(run['dataset']['name']).INPUT.kind == 'array'
     if arrays != (vocabularies.tokenizer is None):
-      kinds = ('texts', 'arrays') if arrays else ('arrays', 'texts')
+      reads = ('texts', 'arrays') if arrays else ('arrays', 'texts')
       raise errors.ConfigError(
-        f'init_from: {found} was trained on {kinds[0]}, and {run["dataset"]["name"]!r} has '
-        f'{kinds[1]}'
+        f'init_from: {found} was trained on {reads[0]}, and {run["dataset"]["name"]!r} has '
+        f'{reads[1]}'
       )
-  elif run['encoder']['name'] == 'bert' and not run['dataset']['tokenizer']:
-    tokenizer = text.pretrained(encoders.bert.tokenizer(run['encoder']['bert']['path']))
+  elif (source := source_of(run)) and not run['dataset']['tokenizer']:
+    tokenizer = text.pretrained(source.tokenizer())
   return pipeline.load(
     run['dataset'],
     _kind_options(run),
@@ -55,19 +57,20 @@ def _kind_options(run: Run) -> dict[str, dict[str, Any]]:
 
 def elsewhere(run: Run) -> bool:
   """Whether training starts from parameters that others trained."""
-  bert = run['encoder'].get('bert', {})
-  return bool(run['init_from'] or bert.get('pretrained'))
+  source = source_of(run)
+  return bool(run['init_from'] or (source and source.pretrained))
 
 
-def transplant(run: Run, data: pipeline.Data, params: Any, seed: int) -> Any:
+def transplant(
+  run: Run, data: pipeline.Data, model: MultiTaskModel, batch: Any, params: Any, seed: int
+) -> Any:
   """Initial parameters with the values of an earlier run, or of a pretrained encoder."""
   options = run['transfer']
-  layers = transfer.layers_of(params, options['layers'])
-  renewed = transfer.highest(layers, options['reinitialize'])
-  if not run['init_from']:
-    bert = run['encoder']['bert']
-    given = encoders.bert.load(bert['path'], bert['layers'])
-    return transfer.from_encoder(params, given.params, fresh=renewed).params
+  layers = layers_lib.layers_of(model, params, batch, options['layers'])
+  renewed = layers_lib.highest(layers, options['reinitialize'])
+  source = source_of(run)
+  if source and not run['init_from']:
+    return transfer.from_encoder(params, source.params(), fresh=renewed).params
   found = transfer.find_run(run['init_from'], seed)
   earlier = vocabularies_lib.read(found)
   for task, names in earlier.labels.items():
@@ -93,7 +96,7 @@ def freeze(model: MultiTaskModel, run: Run, batch: Any) -> tuple[MultiTaskModel,
   if not (options['freeze_layers'] or options['freeze'] or model.frozen):
     return model, []
   shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
-  layers = transfer.layers_of(shapes, options['layers'])
+  layers = layers_lib.layers_of(model, shapes, batch, options['layers'])
   for pattern in options['freeze']:
     if not any(is_frozen(path, [pattern]) for path in layers):
       raise errors.ConfigError(
@@ -101,7 +104,7 @@ def freeze(model: MultiTaskModel, run: Run, batch: Any) -> tuple[MultiTaskModel,
         f'{", ".join(list(layers)[:5])}'
       )
   patterns = (*model.frozen, *options['freeze'])
-  lowest = transfer.lowest(layers, options['freeze_layers'])
+  lowest = layers_lib.lowest(layers, options['freeze_layers'])
   chosen = [path for path in layers if path in lowest or is_frozen(path, patterns)]
   if len(chosen) == len(layers):
     raise errors.ConfigError('transfer: every parameter is frozen, and nothing could be learned')
@@ -125,7 +128,7 @@ def check_transfer(run: Run) -> None:
       compiled = re.compile(pattern)
     except re.error as e:
       raise errors.ConfigError(f'transfer: {pattern!r} is no regular expression: {e}') from None
-    if pattern == options['layers'] and compiled.groups != 1:
+    if pattern and pattern == options['layers'] and compiled.groups != 1:
       raise errors.ConfigError(
         f'transfer.layers: {pattern!r} needs one group, around the number of a layer'
       )
@@ -135,10 +138,6 @@ def check_transfer(run: Run) -> None:
       raise errors.ConfigError(f'transfer.l2_sp_tasks: no task {name!r}{near}')
   if options['l2_sp_tasks'] and not options['l2_sp']:
     raise errors.ConfigError('transfer.l2_sp_tasks: set transfer.l2_sp, the strength, too')
-  if not 0 < options['layer_decay'] <= 1:
-    raise errors.ConfigError(
-      f'transfer.layer_decay: need more than 0 and at most 1, not {options["layer_decay"]}'
-    )
   if options['reinitialize'] and not elsewhere(run):
     raise errors.ConfigError(
       'transfer.reinitialize: every layer is fresh: there is neither init_from nor a pretrained '

@@ -1,30 +1,47 @@
 """Transfer: parameters that start from a checkpoint or an earlier run, and how gently they change.
 
 Layers are counted from below: 0 is the embedding, or the first layer where there is none, and the
-last is the task's own half. Reading the checkpoints of BERT is the work of `encoders.bert`.
+last is the task's own half (see `layers`).
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mtl_jax import checkpoint, errors, sharding
+from mtl_jax import checkpoint, errors, options, sharding
 
-LAYERS = r'(?:^|/)_?(?:Block|Residual|OptimizedLSTMCell|Conv|Dense)_(\d+)(?:/|$)'
-"""The number of a layer in a parameter's path: the first that is found. The two directions of a
-BiLSTM and the widths of a `CNN`, which are side by side, count as layers."""
-_KINDS = ('Conv', 'Dense')  # an encoder's first layers, in this order, before its blocks
-_HOLDERS = {'encoder', 'columns', 'experts'}  # of encoders, where θ has more than one
-_BESIDE = {'heads', 'stitches', 'gates', 'parents', 'hyper', 'layers', 'places', 'discriminator'}
-_EMBEDDING = re.compile(r'(?:^|/)(?:embedding|positions|class_token)(?:/|$)')
-_STEM_NORM = re.compile(r'/GroupNorm_(\d+)/\w+$')
-_BELOW, _TOP, _ABOVE = (-1, 0), (9, 0), (9, 1)  # the embedding; without a number; no encoder's
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """`config.transfer`: how gently a trained model changes. Layers are numbered from below, from 0.
+
+  Attributes:
+    freeze_layers: the lowest so many are not trained.
+    freeze: further parameters, as regular expressions of whole paths: 'shared/.*bias'.
+    unfreeze_every: steps until one more layer is trained, from the top; 0: all at once.
+    layer_decay: learning rate of a layer, as a share of that of the layer above.
+    reinitialize: the top so many start fresh.
+    l2_sp: λ of λ‖θ − θ⁰‖², θ⁰ where training began; not balanced.
+    l2_sp_tasks: names of lower tasks: θ of `l2_sp` is what their outputs depend on, their own
+      halves too (successive regularization); () for all shared parameters.
+    layers: regular expression that finds a layer's number in a path, by its one group; '': layers
+      are those that the encoder says, or that a forward pass meets.
+  """
+
+  freeze_layers: options.Natural = 0
+  freeze: Sequence[str] = ()
+  unfreeze_every: options.Natural = 0
+  layer_decay: Annotated[float, options.Range(0, 1, closed_left=False)] = 1.0
+  reinitialize: options.Natural = 0
+  l2_sp: options.Amount = 0.0
+  l2_sp_tasks: Sequence[str] = ()
+  layers: str = ''
 
 
 class Transplanted(NamedTuple):
@@ -156,113 +173,54 @@ def read_run(run: Path) -> dict[str, np.ndarray]:
   return {path[len(prefix) :]: v for path, v in found.items() if path.startswith(prefix)}
 
 
-def layers_of(params: Any, pattern: str = LAYERS) -> dict[str, int]:
-  """Path -> layer: 0 the embedding, 1 to L the encoder's, L + 1 all that is no encoder's.
-
-  What of an encoder has no number, such as a last normalization, belongs to layer L. Tasks' own
-  halves, adapters, and what an architecture has beside its encoders (stitches, gates, heads of
-  lower tasks, a hypernetwork, a discriminator) belong to L + 1.
-
-  Raises:
-    ConfigError: what the pattern finds is no number.
-  """
-  number = re.compile(pattern)
-  paths = list(params_at := _flat(params))
-  inside = tuple(_encoders(paths, number))
-  found: dict[str, tuple[int, int]] = {}
-  for path in paths:
-    # The normalization of a ResNet's first convolution goes with it.
-    beside = _STEM_NORM.sub(r'/Conv_\1/kernel', path)
-    match = number.search(beside if beside in params_at else path)
-    if not path.startswith(inside):
-      found[path] = _ABOVE
-    elif _EMBEDDING.search(path):
-      found[path] = _BELOW
-    elif match is None:
-      found[path] = _TOP
-    elif not (match[1] or '').isdecimal():
-      raise errors.ConfigError(
-        f'transfer.layers: {pattern!r} finds {match[1]!r} in {path}, which is no number'
-      )
-    else:
-      kind = [name in match[0] for name in _KINDS]
-      found[path] = kind.index(True) if any(kind) else len(_KINDS), int(match[1])
-  if _BELOW in found.values() and any(kind == len(_KINDS) for kind, _ in found.values()):
-    # Before blocks, with positions, a convolution makes the patches that are embedded.
-    found = {p: _BELOW if value[0] == _KINDS.index('Conv') else value for p, value in found.items()}
-  numbers = sorted(set(found.values()) - {_BELOW, _TOP, _ABOVE})
-  first = int(_BELOW in found.values())
-  top = first + max(len(numbers), 1) - 1
-  place = {key: first + i for i, key in enumerate(numbers)}
-  place |= {_BELOW: 0, _TOP: top, _ABOVE: top + 1}
-  return {path: place[value] for path, value in found.items()}
-
-
-def _encoders(paths: Sequence[str], number: re.Pattern[str]) -> Iterator[str]:
-  """The beginnings of the paths that lie in an encoder."""
-  children = {path.split('/')[1] for path in paths if path.startswith('shared/')}
-  holders = children & _HOLDERS
-  if len(holders) == 1 and children - holders <= _BESIDE:
-    yield f'shared/{next(iter(holders))}/'
-  else:  # θ is one encoder
-    yield 'shared/'
-  for task in {path.split('/')[1] for path in paths if path.startswith('tasks/')}:
-    start = f'tasks/{task}/encoder/'
-    if any(path.startswith(start) and number.search(path) for path in paths):  # no adapters
-      yield start
-
-
-def lowest(layers: Mapping[str, int], count: int) -> list[str]:
-  """The paths of the embedding and the `count` − 1 layers above it; none for 0."""
-  return [path for path, layer in layers.items() if layer < count]
-
-
-def highest(layers: Mapping[str, int], count: int) -> list[str]:
-  """The paths of the `count` last layers of the encoder."""
-  top = max(layers.values())
-  return [path for path, layer in layers.items() if top - count <= layer < top]
-
-
-def scale_by_layer(decay: float, pattern: str = LAYERS) -> optax.GradientTransformation:
+def scale_by_layer(decay: float, layers: Mapping[str, int]) -> optax.GradientTransformation:
   """Scales updates by decay^(L + 1 − layer): discriminative learning rates.
 
   It follows the optimizer in a chain.
+
+  Args:
+    decay: the rate of a layer, as a share of that of the layer above.
+    layers: path -> layer, of `layers.layers_of`.
 
   References:
     Howard & Ruder, Universal Language Model Fine-tuning for Text Classification, ACL 2018, section
     3.2 (decay = 1 / 2.6).
   """
 
-  def update(updates, params):
+  top = max(layers.values())
+
+  def update(updates: Any, params: Any) -> Any:
     del params
-    layers = layers_of(updates, pattern)
-    top = max(layers.values())
     return _map(lambda path, u: u * jnp.asarray(decay ** (top - layers[path]), u.dtype), updates)
 
   return optax.stateless(update)
 
 
-def unfreeze_gradually(every: int, pattern: str = LAYERS) -> optax.GradientTransformation:
+def unfreeze_gradually(every: int, layers: Mapping[str, int]) -> optax.GradientTransformation:
   """Only the tasks' own halves are trained at first, and one layer more after every `every` steps.
 
   It follows the optimizer in a chain: its moments see all gradients from the start, and are warm
   when a layer thaws.
 
+  Args:
+    every: steps from layer to layer.
+    layers: path -> layer, of `layers.layers_of`.
+
   References:
     Howard & Ruder, ACL 2018, section 3.3.
   """
 
-  def update(updates, state, params=None):
+  top = max(layers.values())
+
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
     del params
-    layers = layers_of(updates, pattern)
-    top = max(layers.values())
     thawed = state.count // every
     made = _map(
       lambda path, u: jnp.where(thawed >= top - layers[path], u, jnp.zeros((), u.dtype)), updates
     )
     return made, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
-  def init(params):
+  def init(params: Any) -> optax.ScaleByScheduleState:
     del params
     return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
 
@@ -289,16 +247,16 @@ def l2_sp(strength: float, paths: Sequence[str] | None = None) -> optax.Gradient
     Joint Many-Task Model, EMNLP 2017, section 3.
   """
 
-  def chosen(path):
+  def chosen(path: str) -> bool:
     return path.startswith('shared/') if paths is None else path in paths
 
-  def init(params):
+  def init(params: Any) -> L2SPState:
     return L2SPState({path: jnp.copy(leaf) for path, leaf in _flat(params).items() if chosen(path)})
 
-  def update(updates, state, params):
+  def update(updates: Any, state: L2SPState, params: Any) -> tuple[Any, L2SPState]:
     values = _flat(params)
 
-    def pull(path, g):
+    def pull(path: str, g: jax.Array) -> jax.Array:
       if path not in state.start:
         return g
       return g + jnp.asarray(2 * strength, g.dtype) * (values[path] - state.start[path]).astype(
@@ -314,7 +272,7 @@ def freeze(paths: Sequence[str]) -> optax.GradientTransformation:
   """Sets the updates of these parameters to zero; it comes last in a chain."""
   chosen = frozenset(paths)
 
-  def update(updates, params):
+  def update(updates: Any, params: Any) -> Any:
     del params
     return _map(lambda path, u: jnp.zeros_like(u) if path in chosen else u, updates)
 

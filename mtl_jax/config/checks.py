@@ -1,34 +1,23 @@
 """The checks of a single run's config, before anything is made of it."""
 
-import math
-
 import jax.numpy as jnp
 
-from mtl_jax import encoders, errors, kinds, metrics, optim, sharing, train_step
+from mtl_jax import encoders, errors, kinds, metrics, optim, train_step
 from mtl_jax.build import balance, encoder, model, start
+from mtl_jax.config import sections
 from mtl_jax.config.fit import COMMON, task_section
 from mtl_jax.data import builders
 from mtl_jax.data import specs as specs_lib
 from mtl_jax.evaluate import selection
-from mtl_jax.plain import Plain, is_int, is_number, is_section, leaves
-
-# `X.name` picks one of these; `X.<name>` holds its options. `balance.name` may join some with '+'.
-CHOICES: dict[str, tuple[str, ...]] = {
-  'encoder': (*encoders.ENCODERS, 'bert'),  # or 'package.module:Name'
-  'sharing': tuple(sharing.SHARING),
-  'balance': tuple(optim.METHODS),
-  'optimizer': ('adamw', 'adam', 'sgd'),
-  'optimizer.schedule': ('constant', 'cosine', 'linear', 'exponential'),
-}
-_BELOW_ONE = ('.dropout', '.momentum', '.b1', '.b2', '.ema_gramian', '.ema_weights')
+from mtl_jax.plain import Plain, is_number, is_section, leaves
 
 
 def check(run: Plain, where: str) -> Plain:
   """Checks a single run's values; returns it with only the tasks and options that are used."""
   try:
     _check_dataset(run)
-    for section, names in CHOICES.items():
-      _choose(run, section, names)
+    for section, names in sections.CHOICES.items():
+      _choose(run, section, tuple(names))
     _check_values(run)
   except errors.ConfigError as e:
     raise errors.ConfigError(f'{where}{e}') from None
@@ -127,23 +116,7 @@ def _check_values(run: Plain) -> None:
       'train: give either steps or epochs, and leave the other at 0 '
       f'(now steps={train["steps"]}, epochs={train["epochs"]})'
     )
-  sections = ('tasks', 'optimizer', 'train', 'eval', 'mesh', 'encoder', 'balance', 'transfer')
-  for path, value in leaves({name: run[name] for name in sections}):
-    if not is_number(value) or path.startswith('encoder.custom.'):
-      continue
-    counts = path.startswith('encoder.') and is_int(value) and path != 'encoder.bert.layers'
-    least = int(
-      counts or path.endswith(('.batch_size', '.log_every', '.every', '.every_k', '.fsdp'))
-    )
-    if not least <= value < math.inf:
-      raise errors.ConfigError(f'{path}: need {least} or more, not {value}')
-    if path.endswith(_BELOW_ONE) and value >= 1:
-      raise errors.ConfigError(f'{path}: need less than 1, not {value}')
-  for path, value in leaves({'sharing': run['sharing'], 'transfer': run['transfer']}):
-    if is_number(value) and not math.isfinite(value):
-      raise errors.ConfigError(f'{path}: need a finite number, not {value}')
-    if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
-      raise errors.ConfigError(f"{path}: need texts, such as ('a', 'b'), not {value}")
+  sections.check(run)
   encoder.check_encoder(run)
   start.check_transfer(run)
   model.check_sharing(run)

@@ -5,13 +5,11 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from mtl_jax import errors, kinds
+from mtl_jax import errors, kinds, options
+from mtl_jax.config import sections
 from mtl_jax.plain import Plain, is_int, is_number, is_section, plain
 
-COMMON: Plain = {
-  'weight': 1.0,  # multiplies the task's loss; 0: off, evaluated only
-  'l2': 0.0,  # λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced
-}
+COMMON: Plain = options.defaults(sections.Task)
 """The options of every task."""
 
 

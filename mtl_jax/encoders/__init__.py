@@ -1,18 +1,20 @@
 """Shared encoders, by name. Each is a Flax module `(inputs, train=False) -> features`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import linen as nn
 
 from mtl_jax import errors
-from mtl_jax.encoders import bert, custom
+from mtl_jax import options as options_lib
+from mtl_jax.encoders import bert, custom, protocol
 from mtl_jax.encoders.bert import Bert
 from mtl_jax.encoders.convolution import CNN
 from mtl_jax.encoders.custom import Function
-from mtl_jax.encoders.embedding import FROZEN, Embedding
+from mtl_jax.encoders.embedding import Embedding
 from mtl_jax.encoders.lenet import LeNet
 from mtl_jax.encoders.mlp import MLP
+from mtl_jax.encoders.protocol import FROZEN
 from mtl_jax.encoders.recurrent import LSTM, BiLSTM
 from mtl_jax.encoders.resnet import ResNet
 from mtl_jax.encoders.transformer import Transformer
@@ -35,6 +37,27 @@ ARRAYS: dict[str, type[nn.Module]] = {'mlp': MLP, **IMAGES}
 
 ENCODERS: dict[str, type[nn.Module]] = {**TEXT, **ARRAYS}
 """Every encoder by name."""
+
+PRETRAINED: dict[str, Callable[..., protocol.Source]] = {'bert': bert.Checkpoint}
+"""Families of text encoders that others have trained, by name; each has a tokenizer of its own."""
+
+_KNOWN = ('embedding', 'max_length', 'dtype', 'pieces_vocab_size', 'parent', 'name')  # no options
+
+
+def options_of(name: str) -> dict[str, Any]:
+  """The options that a config has for an encoder, or for the 'embedding', and their defaults."""
+  return options_lib.defaults(owner_of(name), _KNOWN)
+
+
+def owner_of(name: str) -> Callable[..., Any]:
+  """What has these options in its signature."""
+  owners: dict[str, Callable[..., Any]] = {**ENCODERS, **PRETRAINED, 'embedding': Embedding}
+  return owners[name]
+
+
+def source(name: str, options: Mapping[str, Any]) -> protocol.Source | None:
+  """Where the encoder called `name` comes from; None for one that is not pretrained."""
+  return PRETRAINED[name](**options) if name in PRETRAINED else None
 
 
 def get(name: str | nn.Module | Callable[..., Any], **kwargs: Any) -> nn.Module:
@@ -68,6 +91,7 @@ __all__ = [
   'IMAGES',
   'LSTM',
   'MLP',
+  'PRETRAINED',
   'TEXT',
   'Bert',
   'BiLSTM',
@@ -82,4 +106,8 @@ __all__ = [
   'custom',
   'get',
   'load_vectors',
+  'options_of',
+  'owner_of',
+  'protocol',
+  'source',
 ]

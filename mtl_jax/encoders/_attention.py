@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from mtl_jax import errors
+from mtl_jax.encoders import protocol
 
 NORMS = ('pre', 'post')
 """Where a block normalizes: what each half reads, or the sum after it."""
@@ -42,10 +43,10 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array, attend: jax.Array | None, train: bool) -> jax.Array:
     """`[B, S, D]`, and bool `[B, 1, 1, S]` (what may be attended to) -> `[B, S, D]`."""
 
-    def normalized(x, norm):
+    def normalized(x: jax.Array, norm: str) -> jax.Array:
       return nn.LayerNorm(self.epsilon, dtype=self.dtype)(x) if norm == self.norm else x
 
-    def dropped(y):
+    def dropped(y: jax.Array) -> jax.Array:
       return nn.Dropout(self.dropout, deterministic=not train)(y)
 
     y = nn.MultiHeadDotProductAttention(
@@ -66,9 +67,31 @@ def blocks(remat: bool) -> Any:
   return nn.remat(Block, static_argnums=(3,)) if remat else Block  # 3: train
 
 
+def layers(count: int, prefix: str, *after: str) -> list[protocol.Layer]:
+  """What an encoder says of its blocks 'prefix_0', ...
+
+  Args:
+    count: how many there are.
+    prefix: of their names.
+    after: parameters that go with the last.
+  """
+  found = []
+  for name in (f'{prefix}_{i}' for i in range(count)):
+    attention = f'{name}/MultiHeadDotProductAttention_0'
+    layer = protocol.Layer(
+      (name,),
+      name,
+      block=True,
+      sublayers=(attention, f'{name}/Dense_1'),
+      projections=(f'{attention}/query', f'{attention}/value'),
+    )
+    found.append(layer)
+  return [*found[:-1], found[-1]._replace(params=(*found[-1].params, *after))]
+
+
 def check(features: int, heads: int, norm: str = 'pre') -> None:
   """Raises ValueError for a width that the heads do not divide, or an unknown norm."""
-  if heads < 1 or features % heads:
+  if features % heads:
     raise ValueError(
       f'{heads} heads do not divide {features} features: choose a multiple of the heads'
     )

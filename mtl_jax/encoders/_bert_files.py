@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,13 +175,13 @@ def config(folder: Path, activations: Iterable[str]) -> tuple[Family, dict[str, 
   path = folder / 'config.json'
   found = read_json(path)
 
-  def choice(key, default, valid):
+  def choice(key: str, default: Any, valid: Collection[Any]) -> Any:
     value = found.get(key, default)
     if value not in valid:
       raise errors.ConfigError(f'{path}: no {key} {value!r}{errors.nearest(value, valid)}')
     return value
 
-  def integer(key, default=None, lowest=1):
+  def integer(key: str, default: int | None = None, lowest: int = 1) -> int:
     value = found.get(key, default)
     if type(value) is not int or value < lowest:
       raise errors.ConfigError(f'{path}: {key}={value!r}: need an integer from {lowest} on')

@@ -46,7 +46,7 @@ def convolve(
   ends = [length // stride * stride + 1 for length, stride in zip(room, strides, strict=True)]
 
   @jax.checkpoint
-  def product(x, kernel):
+  def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     windows = [
       x[:, *(slice(i, i + end, s) for i, end, s in zip(place, ends, strides, strict=True))]

@@ -1,19 +1,22 @@
 """BERT and its family as a trunk, with pretrained weights from a folder."""
 
+import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers
 from flax import linen as nn
 from flax import traverse_util
 
 from mtl_jax import errors
-from mtl_jax.encoders import _attention, _bert_files
+from mtl_jax import options as options_lib
+from mtl_jax.encoders import _attention, _bert_files, protocol
 
 if TYPE_CHECKING:
   import tokenizers
@@ -50,7 +53,7 @@ class Bert(nn.Module):
     remat: keep only the input of each block for the backward pass, and compute the rest again.
 
   Raises:
-    ValueError: the heads do not divide the width, or an unknown activation.
+    ValueError: an option has no such value, or the heads do not divide the width.
 
   References:
     Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding,
@@ -58,27 +61,33 @@ class Bert(nn.Module):
     al., DistilBERT, a Distilled Version of BERT, 2019. Wang et al., MiniLM, NeurIPS 2020.
   """
 
-  vocab_size: int
-  features: int = 768
-  layers: int = 12
-  heads: int = 12
-  mlp_features: int = 3072
-  positions: int = 512
-  token_types: int = 2
+  vocab_size: options_lib.Count
+  features: options_lib.Count = 768
+  layers: options_lib.Count = 12
+  heads: options_lib.Count = 12
+  mlp_features: options_lib.Count = 3072
+  positions: options_lib.Count = 512
+  token_types: options_lib.Natural = 2
   activation: str = 'gelu'
-  epsilon: float = 1e-12
+  epsilon: options_lib.Amount = 1e-12
   padding_id: int | None = None
-  dropout: float = 0.1
+  dropout: options_lib.Share = 0.1
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
+    options_lib.check_fields(self)
     _attention.check(self.features, self.heads)
     if self.activation not in ACTIVATIONS:
       raise ValueError(
         f'no activation {self.activation!r}{errors.nearest(self.activation, ACTIVATIONS)}'
       )
     super().__post_init__()
+
+  @nn.nowrap
+  def layers_from_below(self) -> Sequence[protocol.Layer]:
+    """The embedding and the blocks."""
+    return protocol.Layer(('embedding',)), *_attention.layers(self.layers, '_Block')
 
   @nn.compact
   def __call__(self, inputs: Mapping[str, jax.Array], train: bool = False) -> jax.Array:
@@ -135,7 +144,7 @@ class _Embedding(nn.Module):
   def __call__(self, inputs: Mapping[str, jax.Array], train: bool) -> jax.Array:
     """Inputs as for `Bert` -> `[B, S, D]`."""
 
-    def embed(rows, name, ids):
+    def embed(rows: int, name: str, ids: jax.Array) -> jax.Array:
       initial = nn.initializers.normal(0.02)
       return nn.Embed(rows, self.features, self.dtype, embedding_init=initial, name=name)(ids)
 
@@ -174,6 +183,52 @@ class Pretrained(NamedTuple):
   options: dict[str, Any]
   params: dict[str, Any]
   directory: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """A `protocol.Source`: a folder with a checkpoint, as `encoder.bert` of a config names it.
+
+  Attributes:
+    path: as `directory` of `load`; its tokenizer lies there too.
+    pretrained: start from its values; False: the same network from scratch.
+    layers: use only so many blocks, from the first; 0: all.
+    dropout: see `Bert`.
+    remat: see `Bert`.
+  """
+
+  path: str = ''
+  pretrained: bool = True
+  layers: options_lib.Natural = 0
+  dropout: options_lib.Share = 0.1
+  remat: bool = False
+
+  def check(self, where: str) -> None:
+    """Raises ConfigError unless config.json can be read and has so many layers."""
+    if not self.path:
+      raise errors.ConfigError(
+        f'{where}.path: give the folder of a checkpoint, or PACKAGE:FOLDER of one in an installed '
+        f'package, such as {MINILM}'
+      )
+    options(self.path, self.layers)
+
+  def tokenizer(self) -> 'tokenizers.Tokenizer':
+    """The checkpoint's own."""
+    return tokenizer(self.path)
+
+  def sizes(self) -> protocol.Sizes:
+    """As config.json has them."""
+    given = options(self.path, self.layers)
+    return protocol.Sizes(given['vocab_size'], longest(given))
+
+  def encoder(self, dtype: Any) -> Bert:
+    """A `Bert` as config.json describes it."""
+    given = options(self.path, self.layers)
+    return Bert(**given, dropout=self.dropout, remat=self.remat, dtype=dtype)
+
+  def params(self) -> Any:
+    """The values of the checkpoint."""
+    return load(self.path, self.layers).params
 
 
 def options(directory: str | os.PathLike[str], layers: int = 0) -> dict[str, Any]:
@@ -259,4 +314,13 @@ def _stored_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   return (int(np.prod(shape)),) if path.endswith('bias') else shape
 
 
-__all__ = ['ACTIVATIONS', 'MINILM', 'Bert', 'Pretrained', 'load', 'options', 'tokenizer']
+__all__ = [
+  'ACTIVATIONS',
+  'MINILM',
+  'Bert',
+  'Checkpoint',
+  'Pretrained',
+  'load',
+  'options',
+  'tokenizer',
+]

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax.encoders import _checks
+from mtl_jax import options
+from mtl_jax.encoders import protocol
 
 
 class CNN(nn.Module):
@@ -24,22 +25,28 @@ class CNN(nn.Module):
     dtype: of the computation; parameters are float32.
 
   Raises:
-    ValueError: no width, or one below 1.
+    ValueError: no width, or an option has no such value.
 
   References:
     Kim, Convolutional Neural Networks for Sentence Classification, EMNLP 2014.
   """
 
   embedding: nn.Module
-  features: int = 100
-  widths: Sequence[int] = (3, 4, 5)
+  features: options.Count = 100
+  widths: options.Counts = (3, 4, 5)
   pool: bool = True
-  dropout: float = 0.0
+  dropout: options.Share = 0.5
   dtype: jnp.dtype = jnp.float32
 
-  def __post_init__(self):
-    _checks.counts('widths', self.widths)
+  def __post_init__(self) -> None:
+    options.check_fields(self)
     super().__post_init__()
+
+  @nn.nowrap
+  def layers_from_below(self) -> Sequence[protocol.Layer]:
+    """The embedding, and each convolution, though they are side by side."""
+    names = [f'Conv_{i}' for i in range(len(self.widths))]
+    return protocol.Layer(('embedding',)), *(protocol.Layer((name,), name) for name in names)
 
   @nn.compact
   def __call__(self, inputs: Mapping[str, jax.Array], train: bool = False) -> jax.Array:

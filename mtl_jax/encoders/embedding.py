@@ -6,16 +6,16 @@ return one state a token (`CNN` may return one vector an example): pooling and r
 heads.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtl_jax import options
+from mtl_jax.encoders.protocol import FROZEN
 from mtl_jax.encoders.vectors import Vectors
-
-FROZEN = 'frozen_vectors'
-"""The name of a table of vectors that is not trained, in the path of its parameter."""
 
 
 class Embedding(nn.Module):
@@ -35,20 +35,22 @@ class Embedding(nn.Module):
       weights must leave the parameter, called `FROZEN`, alone; training from a config does.
 
   Raises:
-    ValueError: the vectors are not `[vocab_size, features]`, or none are given to be frozen.
+    ValueError: an option has no such value, the vectors are not `[vocab_size, features]`, or none
+      are given to be frozen.
   """
 
   vocab_size: int
-  features: int = 128
-  pieces_vocab_size: int = 0
-  pieces_embedding: int = 32
-  pieces_features: int = 64
-  dropout: float = 0.0
+  features: options.Count = 128
+  pieces_vocab_size: options.Natural = 0
+  pieces_embedding: options.Count = 32
+  pieces_features: options.Count = 64
+  dropout: options.Share = 0.1
   dtype: jnp.dtype = jnp.float32
   vectors: Vectors | None = None
   freeze_vectors: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
+    options.check_fields(self)
     if self.vectors is not None and self.vectors.table.shape != (self.vocab_size, self.features):
       raise ValueError(
         f'vectors {list(self.vectors.table.shape)} are not for {self.vocab_size} tokens of '
@@ -91,7 +93,7 @@ def _initializer(features: int, vectors: Vectors | None = None) -> Callable[...,
   found = vectors.table[vectors.known]  # [known, E]
   mean, deviation = found.mean(axis=0, keepdims=True), found.std(axis=0, keepdims=True)
 
-  def init(key, shape, dtype):
+  def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
     drawn = mean + deviation * jax.random.normal(key, shape, dtype)
     return jnp.where(vectors.known[:, None], vectors.table, drawn).astype(dtype)
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax.encoders import _checks, _images, _products
+from mtl_jax import options
+from mtl_jax.encoders import _images, _products, protocol
 
 
 class LeNet(nn.Module):
@@ -21,7 +22,7 @@ class LeNet(nn.Module):
     dtype: of the computation; parameters are float32.
 
   Raises:
-    ValueError: filters and sizes differ in number, or one of them is below 1.
+    ValueError: filters and sizes differ in number, or an option has no such value.
 
   References:
     LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 86(11), 1998;
@@ -29,20 +30,25 @@ class LeNet(nn.Module):
     2019; Kurin et al., In Defense of the Unitary Scalarization, NeurIPS 2022.
   """
 
-  features: Sequence[int] = (10, 20)
-  kernels: Sequence[int] = (5, 5)
-  dense: int = 50
-  dropout: float = 0.0
+  features: options.Counts = (10, 20)
+  kernels: options.Counts = (5, 5)
+  dense: options.Count = 50
+  dropout: options.Share = 0.0
   dtype: jnp.dtype = jnp.float32
 
-  def __post_init__(self):
-    for name in ('features', 'kernels'):
-      _checks.counts(name, getattr(self, name))
+  def __post_init__(self) -> None:
+    options.check_fields(self)
     if len(self.features) != len(self.kernels):
       raise ValueError(
         f'features {tuple(self.features)} and kernels {tuple(self.kernels)}: need as many of each'
       )
     super().__post_init__()
+
+  @nn.nowrap
+  def layers_from_below(self) -> Sequence[protocol.Layer]:
+    """The convolutions and the dense layer."""
+    names = (*(f'Conv_{i}' for i in range(len(self.features))), 'Dense_0')
+    return [protocol.Layer((name,), name, block=True) for name in names]
 
   @nn.compact
   def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax.encoders import _checks
+from mtl_jax import options
+from mtl_jax.encoders import protocol
 
 
 class MLP(nn.Module):
@@ -18,16 +19,22 @@ class MLP(nn.Module):
     dtype: of the computation; parameters are float32.
 
   Raises:
-    ValueError: no layer, or a width below 1.
+    ValueError: no layer, or an option has no such value.
   """
 
-  features: Sequence[int] = (128, 128)
-  dropout: float = 0.0
+  features: options.Counts = (128, 128)
+  dropout: options.Share = 0.0
   dtype: jnp.dtype = jnp.float32
 
-  def __post_init__(self):
-    _checks.counts('features', self.features)
+  def __post_init__(self) -> None:
+    options.check_fields(self)
     super().__post_init__()
+
+  @nn.nowrap
+  def layers_from_below(self) -> Sequence[protocol.Layer]:
+    """The dense layers."""
+    names = [f'Dense_{i}' for i in range(len(self.features))]
+    return [protocol.Layer((name,), name, block=True) for name in names]
 
   @nn.compact
   def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax.encoders import _checks, _images
+from mtl_jax import options
+from mtl_jax.encoders import _images, protocol
 
 
 class ResNet(nn.Module):
@@ -22,22 +23,29 @@ class ResNet(nn.Module):
     dtype: of the computation; parameters are float32.
 
   Raises:
-    ValueError: no stage, or one without blocks.
+    ValueError: no stage, or an option has no such value.
 
   References:
     He et al., Deep Residual Learning for Image Recognition, CVPR 2016; Wu & He, Group
     Normalization, ECCV 2018.
   """
 
-  blocks: Sequence[int] = (2, 2, 2, 2)
-  features: int = 64
-  groups: int = 32
+  blocks: options.Counts = (2, 2, 2, 2)
+  features: options.Count = 64
+  groups: options.Count = 32
   small_images: bool = True
   dtype: jnp.dtype = jnp.float32
 
-  def __post_init__(self):
-    _checks.counts('blocks', self.blocks)
+  def __post_init__(self) -> None:
+    options.check_fields(self)
     super().__post_init__()
+
+  @nn.nowrap
+  def layers_from_below(self) -> Sequence[protocol.Layer]:
+    """The first convolution with its normalization, and the blocks."""
+    names = [f'_Residual_{i}' for i in range(sum(self.blocks))]
+    first = protocol.Layer(('Conv_0', 'GroupNorm_0'), 'Conv_0')
+    return first, *(protocol.Layer((name,), name, block=True) for name in names)
 
   @nn.compact
   def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:

@@ -1,14 +1,14 @@
 """Transformer encoder over token embeddings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtl_jax import errors
-from mtl_jax.encoders import _attention
+from mtl_jax import errors, options
+from mtl_jax.encoders import _attention, protocol
 
 POSITIONS = ('learned', 'rotary', 'sinusoidal')
 """How a Transformer tells positions apart."""
@@ -43,18 +43,19 @@ class Transformer(nn.Module):
   """
 
   embedding: nn.Module
-  features: int = 128
-  layers: int = 2
-  heads: int = 4
-  mlp_features: int = 256
-  max_length: int = 512
-  dropout: float = 0.0
+  features: options.Count = 128
+  layers: options.Count = 2
+  heads: options.Count = 4
+  mlp_features: options.Count = 256
+  max_length: options.Count = 512
+  dropout: options.Share = 0.1
   dtype: jnp.dtype = jnp.float32
   norm: str = 'pre'
   position: str = 'learned'
   remat: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
+    options.check_fields(self)
     _attention.check(self.features, self.heads, self.norm)
     if self.position not in POSITIONS:
       raise ValueError(f'no position {self.position!r}{errors.nearest(self.position, POSITIONS)}')
@@ -64,6 +65,13 @@ class Transformer(nn.Module):
         f'heads are {self.features // self.heads} a head: choose an even number'
       )
     super().__post_init__()
+
+  @nn.nowrap
+  def layers_from_below(self) -> Sequence[protocol.Layer]:
+    """The embedding with the positions, its projection where there is one, and the blocks."""
+    embedding = protocol.Layer(('embedding', 'positions'))
+    projection = protocol.Layer(('Dense_0',), 'Dense_0')
+    return embedding, projection, *_attention.layers(self.layers, '_Block', 'LayerNorm_0')
 
   @nn.compact
   def __call__(self, inputs: Mapping[str, jax.Array], train: bool = False) -> jax.Array:

@@ -1,10 +1,13 @@
 """Vision Transformer for small images."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax.encoders import _attention, _images
+from mtl_jax import options
+from mtl_jax.encoders import _attention, _images, protocol
 
 
 class ViT(nn.Module):
@@ -21,24 +24,31 @@ class ViT(nn.Module):
     remat: keep only the input of each block for the backward pass, and compute the rest again.
 
   Raises:
-    ValueError: the heads do not divide the width.
+    ValueError: the heads do not divide the width, or an option has no such value.
 
   References:
     Dosovitskiy et al., An Image Is Worth 16x16 Words, ICLR 2021.
   """
 
-  patch: int = 4
-  features: int = 128
-  layers: int = 4
-  heads: int = 4
-  mlp_features: int = 256
-  dropout: float = 0.0
+  patch: options.Count = 4
+  features: options.Count = 128
+  layers: options.Count = 4
+  heads: options.Count = 4
+  mlp_features: options.Count = 256
+  dropout: options.Share = 0.0
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
+    options.check_fields(self)
     _attention.check(self.features, self.heads)
     super().__post_init__()
+
+  @nn.nowrap
+  def layers_from_below(self) -> Sequence[protocol.Layer]:
+    """The patches with the class token and the positions, and the blocks."""
+    patches = protocol.Layer(('Conv_0', 'class_token', 'positions'), 'Conv_0')
+    return patches, *_attention.layers(self.layers, 'Block', 'LayerNorm_0')
 
   @nn.compact
   def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtl_jax import options
 from mtl_jax.heads import pooling as pooling_lib
 from mtl_jax.heads._readout import readout
 from mtl_jax.heads.pooling import Pool
@@ -24,11 +25,12 @@ class Classification(nn.Module):
 
   num_classes: int
   pooling: str = 'mean'
-  hidden: int = 0
-  dropout: float = 0.0
+  hidden: options.Natural = 0
+  dropout: options.Share = 0.0
   dtype: jnp.dtype = jnp.float32
 
   def __post_init__(self) -> None:
+    options.check_fields(self)
     pooling_lib.check('pooling', self.pooling)
     super().__post_init__()
 
@@ -50,11 +52,12 @@ class Regression(nn.Module):
   """
 
   pooling: str = 'mean'
-  hidden: int = 0
-  dropout: float = 0.0
+  hidden: options.Natural = 0
+  dropout: options.Share = 0.0
   dtype: jnp.dtype = jnp.float32
 
   def __post_init__(self) -> None:
+    options.check_fields(self)
     pooling_lib.check('pooling', self.pooling)
     super().__post_init__()
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtl_jax import options
 from mtl_jax.heads import pooling
 from mtl_jax.heads._readout import readout
 from mtl_jax.heads.pooling import Pool
@@ -25,11 +26,12 @@ class Tagging(nn.Module):
 
   num_classes: int
   sentence: str | None = ''
-  hidden: int = 0
-  dropout: float = 0.0
+  hidden: options.Natural = 0
+  dropout: options.Share = 0.0
   dtype: jnp.dtype = jnp.float32
 
   def __post_init__(self) -> None:
+    options.check_fields(self)
     if self.sentence:
       pooling.check('sentence', self.sentence)
     super().__post_init__()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from mtl_jax import optim
+from mtl_jax import options as options_lib
 
 _OWN = (
   'num_tasks',
@@ -29,8 +30,7 @@ class Method(NamedTuple):
 
 def options(name: str) -> dict[str, Any]:
   """The options of method `name` that a config can give, with their defaults; () for None."""
-  parameters = inspect.signature(optim.METHODS[name]).parameters.values()
-  return {p.name: () if p.default is None else p.default for p in parameters if p.name not in _OWN}
+  return options_lib.defaults(optim.METHODS[name], _OWN)
 
 
 def methods() -> list[Method]:

@@ -1,10 +1,10 @@
 """How tasks share parameters, by name. Each is `(encoder, tasks, **options) -> MultiTaskModel`."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from mtl_jax import errors
+from mtl_jax import options as options_lib
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.sharing.adapters import adapters, lora
 from mtl_jax.sharing.cross_stitch import cross_stitch
@@ -47,8 +47,7 @@ SHARING: dict[str, Callable[..., MultiTaskModel]] = {
 
 def options(name: str) -> dict[str, Any]:
   """The options of an architecture and their defaults."""
-  parameters = list(inspect.signature(get(name)).parameters.values())
-  return {p.name: p.default for p in parameters if p.name not in ('encoder', 'tasks')}
+  return options_lib.defaults(get(name))
 
 
 def get(name: str) -> Callable[..., MultiTaskModel]:

@@ -1,14 +1,15 @@
 """Models whose shared half works differently for each task: a column, an adapter of its own."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax.model import MultiTaskModel, apply_module, init_module
+from mtl_jax.model import Layout, MultiTaskModel, apply_module, init_module
+from mtl_jax.tasks import Task
 
 
 class Encoding(Protocol):
@@ -61,6 +62,14 @@ class ByTaskModel(MultiTaskModel):
     self, name: str, task_params: Any, features: Any, inputs: Any, key: jax.Array | None = None
   ) -> Any:
     return apply_module(self._module(name), task_params['head'], key, features, inputs)
+
+
+def with_trunk(
+  encoding: Encoding, tasks: Sequence[Task], layout: Layout, freeze: bool
+) -> ByTaskModel:
+  """The model of an encoding around a common trunk, which gets no gradient with `freeze`."""
+  frozen = layout.trunk if freeze else ()
+  return ByTaskModel(encoding, tuple(tasks), frozen=frozen, layout=layout)
 
 
 def columns(encoder: Any, key: jax.Array, inputs: Any, count: int) -> Any:

@@ -2,22 +2,23 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from mtl_jax import errors
-from mtl_jax.encoders import _products
+from mtl_jax.encoders import _products, protocol
 from mtl_jax.model import apply_module
 
 Hook = Callable[[str, Any, Any], Any]
 """`(path, input, output) -> output` of a submodule; the path is like '_Block_0/Dense_1'."""
 
-IN_ORDER = r'(_?Block|_?Residual|Bidirectional)_\d+'
-"""The layers of Transformer, ViT, Bert, ResNet and BiLSTM that are called one after the other."""
+Which = Callable[[Iterable[protocol.Layer]], list[str]]
+"""What an architecture takes of an encoder's layers: `protocol.outputs`, `protocol.blocks`, ..."""
+_NOTHING = r'(?!)'  # matches no path
 _READ = 'read'  # the Flax collection in which what layers read comes out of an encoder
 
 
@@ -27,6 +28,28 @@ def check(pattern: str, use: str) -> None:
     re.compile(pattern)
   except re.error as e:
     raise errors.ConfigError(f'{use}: {pattern!r} is no regular expression: {e}') from None
+
+
+class Call(NamedTuple):
+  """The call of a submodule: its path, its first input and its output, or their shapes."""
+
+  path: str
+  input: Any
+  output: Any
+
+
+def pattern_of(encoder: Any, inputs: Any, layers: str, which: Which) -> str:
+  """A regular expression of submodules' paths: `layers` or, where that is '', as the encoder says.
+
+  Args:
+    encoder: the encoder.
+    inputs: what it reads; only its shapes count.
+    layers: the user's expression, or ''.
+    which: what is taken of the encoder's layers.
+  """
+  if layers:
+    return layers
+  return '|'.join(map(re.escape, which(protocol.layers(encoder, inputs)))) or _NOTHING
 
 
 def run(
@@ -45,7 +68,7 @@ def run(
   """
   wanted = re.compile(pattern)
 
-  def intercept(call, args, kwargs, context):
+  def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     output = call(*args, **kwargs)
     path = '/'.join(context.module.path)
     if context.method_name != '__call__' or not path or not wanted.fullmatch(path):
@@ -63,7 +86,7 @@ def stacked_kernels() -> contextlib.AbstractContextManager[Any]:
   A CPU takes several times as long for XLA's grouped convolutions as for products with windows.
   """
 
-  def intercept(call, args, kwargs, context):
+  def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     module = context.module
     if type(module) is not nn.Conv or module.conv_general_dilated_cls is not None:
       return call(*args, **kwargs)
@@ -75,7 +98,7 @@ def stacked_kernels() -> contextlib.AbstractContextManager[Any]:
 
 def find(
   encoder: nn.Module, params: Any, inputs: Any, pattern: str, use: str, *, chained: bool = False
-) -> dict[str, Any]:
+) -> dict[str, Call]:
   """The submodules that a pattern finds, in the order of their calls.
 
   Args:
@@ -87,17 +110,17 @@ def find(
     chained: each must read what became of the one before, not the same as another.
 
   Returns:
-    path -> shapes of its first input and its output.
+    path -> its call, in shapes.
 
   Raises:
     ConfigError: it finds none, one that is called twice, or with `chained` two side by side; the
       paths there are are listed.
   """
-  found: dict[str, Any] = {}
+  found: dict[str, Call] = {}
   others: list[str] = []
   read: dict[str, Any] = {}
 
-  def note(path, x, y):
+  def note(path: str, x: Any, y: Any) -> Any:
     others.append(path)
     if re.fullmatch(pattern, path):
       if path in found:
@@ -109,27 +132,31 @@ def find(
           'read the one before: name others'
         )
       read[path] = x
-      found[path] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (x, y))
+      shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (x, y))
+      found[path] = Call(path, *shapes)
     return y
 
   jax.eval_shape(lambda: run(encoder, params, inputs, None, '.*', note))
   if not found:
-    raise errors.ConfigError(
-      f'{use}: no submodule of the encoder matches {pattern!r}; there are {", ".join(others)}'
+    what = (
+      'the encoder does not say which; give a regular expression of paths'
+      if pattern == _NOTHING
+      else f'no submodule of the encoder matches {pattern!r}'
     )
+    raise errors.ConfigError(f'{use}: {what}; there are {", ".join(others)}')
   return found
 
 
 def read(
   encoder: nn.Module, params: Any, inputs: Any, key: jax.Array | None, pattern: str
-) -> tuple[Any, list[tuple[str, jax.Array, jax.Array]]]:
-  """The encoder's features, and `(path, input, output)` of the submodules that a pattern finds.
+) -> tuple[Any, list[Call]]:
+  """The encoder's features, and the calls of the submodules that a pattern finds.
 
   They come out through a Flax collection, so that layers inside `nn.remat` may be read too.
   """
   wanted, paths = re.compile(pattern), []
 
-  def intercept(call, args, kwargs, context):
+  def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     output = call(*args, **kwargs)
     path = '/'.join(context.module.path)
     if context.method_name == '__call__' and path and wanted.fullmatch(path):
@@ -145,7 +172,7 @@ def read(
     place = sown[_READ]
     for part in path.split('/'):
       place = place[part]
-    found.append((path, *place[_READ][0]))
+    found.append(Call(path, *place[_READ][0]))
   return features, found
 
 

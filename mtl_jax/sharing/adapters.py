@@ -10,24 +10,23 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors
-from mtl_jax.model import init_module
+from mtl_jax import errors, options
+from mtl_jax.encoders import protocol
+from mtl_jax.model import Layout, init_module
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
 Shape = Any
-SUBLAYERS = r'_?Block_\d+/(MultiHeadDotProductAttention_0|Dense_1)'
-TRUNK = (r'shared/.*',)
-PROJECTIONS = r'_?Block_\d+/MultiHeadDotProductAttention_0/(query|value)'
 
 
+@options.checked
 def adapters(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  layers: str = SUBLAYERS,
-  features: int = 64,
-  scale: float = 1e-3,
+  layers: str = '',
+  features: options.Count = 64,
+  scale: options.Amount = 1e-3,
   freeze: bool = False,
 ) -> _by_task.ByTaskModel:
   """Every task has an adapter y + gelu(y·D + a)·U + b after each sub-layer of the common trunk.
@@ -35,8 +34,8 @@ def adapters(
   Args:
     encoder: `(inputs, train=False) -> features`, the trunk, all of θ.
     tasks: the tasks with their heads.
-    layers: regular expression of the submodules' paths whose outputs are adapted; by default the
-      attention and the feed-forward layer of each block of our Transformers.
+    layers: regular expression of the submodules' paths whose outputs are adapted; '': the encoder's
+      sublayers, of our Transformers the attention and the feed-forward layer of each block.
     features: m, the width of the bottleneck.
     scale: standard deviation of D and U at the start, so that an adapter begins near the identity.
     freeze: give the trunk no gradient, to train adapters and heads alone.
@@ -45,16 +44,12 @@ def adapters(
     the model; a task's adapters are its own parameters.
 
   Raises:
-    ConfigError: a width below 1, a negative scale, or no layer matches (at `init`).
+    ConfigError: an option has no such value, or no layer matches (at `init`).
 
   References:
     Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019.
   """
   _layers.check(layers, 'adapters.layers')
-  if features < 1 or not scale >= 0:
-    raise errors.ConfigError(
-      f'adapters: features={features} must be 1 or more and scale={scale} 0 or more'
-    )
 
   def init(key: jax.Array, x: Shape, y: Shape) -> dict[str, jax.Array]:
     del x
@@ -71,16 +66,17 @@ def adapters(
     inside = nn.gelu(_linear(y, own['down'], own['down_bias']))
     return y + _linear(inside, own['up'], own['up_bias'])
 
-  encoding = _Inside(encoder, layers, 'adapters', init, change)
-  return _by_task.ByTaskModel(encoding, tuple(tasks), frozen=TRUNK if freeze else ())
+  encoding = _Inside(encoder, layers, protocol.sublayers, 'adapters', init, change)
+  return _by_task.with_trunk(encoding, tasks, Layout(encoder, ('shared',)), freeze)
 
 
+@options.checked
 def lora(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  layers: str = PROJECTIONS,
-  rank: int = 8,
+  layers: str = '',
+  rank: options.Count = 8,
   alpha: float = 16.0,
   freeze: bool = False,
 ) -> _by_task.ByTaskModel:
@@ -89,8 +85,8 @@ def lora(
   Args:
     encoder: `(inputs, train=False) -> features`, the trunk, all of θ.
     tasks: the tasks with their heads.
-    layers: regular expression of the linear submodules' paths; by default the queries and values of
-      our Transformers.
+    layers: regular expression of the linear submodules' paths; '': the encoder's projections, of
+      our Transformers the queries and values.
     rank: r.
     alpha: α.
     freeze: give the trunk no gradient, to train updates and heads alone.
@@ -100,14 +96,13 @@ def lora(
     own parameters.
 
   Raises:
-    ConfigError: a rank below 1, or (at `init`) no layer matches, or one that is not linear.
+    ConfigError: an option has no such value, or (at `init`) no layer matches, or one that is not
+      linear.
 
   References:
     Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, eq. 3.
   """
   _layers.check(layers, 'lora.layers')
-  if rank < 1:
-    raise errors.ConfigError(f'lora: rank={rank} must be 1 or more')
 
   def init(key: jax.Array, x: Shape, y: Shape) -> dict[str, jax.Array]:
     width, outputs = x.shape[-1], math.prod(y.shape[x.ndim - 1 :])
@@ -120,8 +115,8 @@ def lora(
     low = x.astype(y.dtype) @ own['a'].astype(y.dtype) @ own['b'].astype(y.dtype)
     return y + (alpha / rank) * low.reshape(y.shape)
 
-  encoding = _Inside(encoder, layers, 'lora', init, change, linear=True)
-  return _by_task.ByTaskModel(encoding, tuple(tasks), frozen=TRUNK if freeze else ())
+  encoding = _Inside(encoder, layers, protocol.projections, 'lora', init, change, linear=True)
+  return _by_task.with_trunk(encoding, tasks, Layout(encoder, ('shared',)), freeze)
 
 
 def _linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -141,6 +136,7 @@ class _Inside:
 
   encoder: nn.Module
   layers: str
+  which: _layers.Which
   name: str
   init_one: Callable[[jax.Array, Shape, Shape], dict[str, jax.Array]]
   change: Callable[[dict[str, jax.Array], jax.Array, jax.Array], jax.Array]
@@ -149,29 +145,33 @@ class _Inside:
   def init(self, key: jax.Array, inputs: Any, tasks: int) -> tuple[Any, list[Any]]:
     trunk_key, own_key = jax.random.split(key)
     shared = init_module(self.encoder, 'the encoder', trunk_key, inputs)
-    found = _layers.find(self.encoder, shared, inputs, self.layers, f'{self.name}.layers')
-
-    for path, shapes in found.items() if self.linear else ():
+    found = _layers.find(self.encoder, shared, inputs, self._pattern(inputs), f'{self.name}.layers')
+    for path, call in found.items() if self.linear else ():
       own = functools.reduce(lambda node, part: node.get(part, {}), path.split('/'), shared)
-      if not _is_linear(own.get('kernel'), *shapes):
+      if not _is_linear(own.get('kernel'), call.input, call.output):
         raise errors.ConfigError(
           f'{self.name}.layers: {path!r} is not linear, a product of its input with a kernel: '
           'choose others'
         )
 
-    def one(key):
+    def one(key: jax.Array) -> dict[str, Any]:
       keys = jax.random.split(key, len(found))
       return {
-        path.replace('/', '.'): self.init_one(k, *shapes)
-        for k, (path, shapes) in zip(keys, found.items(), strict=True)
+        call.path.replace('/', '.'): self.init_one(k, call.input, call.output)
+        for k, call in zip(keys, found.values(), strict=True)
       }
 
     return shared, [one(k) for k in jax.random.split(own_key, tasks)]
 
-  def apply(self, shared, own, index, inputs, key):
+  def apply(
+    self, shared: Any, own: Any, index: jax.Array, inputs: Any, key: jax.Array | None
+  ) -> Any:
     del index
 
-    def hook(path, x, y):
+    def hook(path: str, x: jax.Array, y: jax.Array) -> jax.Array:
       return self.change(own[path.replace('/', '.')], x, y)
 
-    return _layers.run(self.encoder, shared, inputs, key, self.layers, hook)
+    return _layers.run(self.encoder, shared, inputs, key, self._pattern(inputs), hook)
+
+  def _pattern(self, inputs: Any) -> str:
+    return _layers.pattern_of(self.encoder, inputs, self.layers, self.which)

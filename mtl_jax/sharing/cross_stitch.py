@@ -2,28 +2,29 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors
+from mtl_jax import options
+from mtl_jax.encoders import protocol
 from mtl_jax.gradients import halves
-from mtl_jax.model import MultiTaskModel
+from mtl_jax.model import Layout, MultiTaskModel
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
-LAYERS = r'(_?Block|_?Residual|Bidirectional|Conv|Dense)_\d+'
 _BLOCK = 16  # channels of a cache line, in float32
 
 
+@options.checked
 def cross_stitch(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  layers: str = LAYERS,
-  own_weight: float = 0.9,
+  layers: str = '',
+  own_weight: Annotated[float, options.Range(0, 1, closed_left=False)] = 0.9,
   by_channel: bool = True,
 ) -> MultiTaskModel:
   """After every layer, column i becomes Σⱼ αᵢⱼ · column j; task i reads column i at the end.
@@ -33,8 +34,8 @@ def cross_stitch(
   Args:
     encoder: `(inputs, train=False) -> features`.
     tasks: the tasks with their heads.
-    layers: regular expression of the submodules' paths whose outputs are mixed; by default the
-      layers of Transformer, ViT, BiLSTM, CNN, MLP, LeNet and ResNet.
+    layers: regular expression of the submodules' paths whose outputs are mixed; '': all layers but
+      the embedding, as the encoder says.
     own_weight: αᵢᵢ at the start; the rest of 1 is spread evenly over the other columns.
     by_channel: an α for each channel of a layer, as in the paper, or one for the layer.
 
@@ -42,18 +43,17 @@ def cross_stitch(
     the model; its features are those of every column, a tuple of T.
 
   Raises:
-    ConfigError: `own_weight` is not in (0, 1], or no layer matches (at `init`).
+    ConfigError: an option has no such value, or no layer matches (at `init`).
 
   References:
     Misra et al., Cross-stitch Networks for Multi-task Learning, CVPR 2016, eq. 1.
   """
-  if not 0 < own_weight <= 1:
-    raise errors.ConfigError(f'cross_stitch: own_weight={own_weight} is not above 0 and at most 1')
   _layers.check(layers, 'cross_stitch.layers')
   tasks = tuple(tasks)
   shared = _CrossStitch(encoder, len(tasks), layers, own_weight, by_channel)
   modules = {task.name: _by_task.ReadColumn(i, task.head) for i, task in enumerate(tasks)}
-  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+  layout = Layout(encoder, ('shared/columns',), mixing=('shared/stitches/.*',))
+  return MultiTaskModel(shared, tasks, modules, layout=layout)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,23 +69,24 @@ class _CrossStitch:
   def init(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
     stacked = _by_task.columns(self.encoder, key, inputs, self.tasks)
     first = halves.take_row(stacked, 0)
-    found = _layers.find(self.encoder, first, inputs, self.layers, 'cross_stitch.layers')
+    found = _layers.find(self.encoder, first, inputs, self._pattern(inputs), 'cross_stitch.layers')
     rest = (1.0 - self.own_weight) / max(self.tasks - 1, 1)
     own_weight = self.own_weight if self.tasks > 1 else 1.0
     alpha = jnp.full((self.tasks, self.tasks), rest)
     alpha = jnp.fill_diagonal(alpha, own_weight, inplace=False)
     stitches = {}
-    for path, (_, output) in found.items():
-      channels = output.shape[-1] if self.by_channel else 1
+    for path, call in found.items():
+      channels = call.output.shape[-1] if self.by_channel else 1
       stitches[path.replace('/', '.')] = jnp.repeat(alpha[..., None], channels, axis=-1)
     return {'params': {'columns': stacked, 'stitches': stitches}}
 
   def apply(self, variables: Any, inputs: Any, train: bool = False, rngs: Any = None) -> Any:
     params = variables['params']
     keys = jax.random.split(rngs['dropout'], self.tasks) if train else None
+    pattern = self._pattern(inputs)
 
-    def column(params, stitches, key):
-      def mix(path, x, y):
+    def column(params: Any, stitches: Any, key: jax.Array | None) -> Any:
+      def mix(path: str, x: Any, y: jax.Array) -> jax.Array:
         del x
         everyone = jax.lax.all_gather(y, 'columns')  # [T, B, ..., C]
         alpha = stitches[path.replace('/', '.')].astype(y.dtype)  # [T, C] or [T, 1]
@@ -93,23 +94,26 @@ class _CrossStitch:
           return _stitched(alpha, everyone)
         return _layers.weighed(alpha[:, 0], everyone)
 
-      return _layers.run(self.encoder, params, inputs, key, self.layers, mix, stacked=True)
+      return _layers.run(self.encoder, params, inputs, key, pattern, mix, stacked=True)
 
     features = jax.vmap(column, axis_name='columns')(params['columns'], params['stitches'], keys)
     return tuple(halves.rows_of(features))
+
+  def _pattern(self, inputs: Any) -> str:
+    return _layers.pattern_of(self.encoder, inputs, self.layers, protocol.outputs)
 
 
 def _stitched(alpha: jax.Array, everyone: jax.Array) -> jax.Array:
   """Σⱼ αⱼ · column j, by channel: `[T, C]` and `[T, B, ..., C]` -> `[B, ..., C]`."""
 
-  def mix(args):
+  def mix(args: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.einsum('tc,t...c->...c', *args, precision='highest')
 
   if jax.default_backend() != 'cpu' or everyone.shape[-1] % _BLOCK:
     return mix((alpha, everyone))
 
   # These products want the channels in front. A CPU lays them out block by block, in its caches.
-  def blocks(x):  # [..., C] -> [C / 16, ..., 16]
+  def blocks(x: jax.Array) -> jax.Array:  # [..., C] -> [C / 16, ..., 16]
     return jnp.moveaxis(x.reshape(*x.shape[:-1], x.shape[-1] // _BLOCK, _BLOCK), -2, 0)
 
   mixed = jax.lax.map(mix, (blocks(alpha), blocks(everyone)))

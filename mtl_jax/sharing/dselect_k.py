@@ -3,16 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtl_jax import errors
+from mtl_jax import errors, options
 from mtl_jax.gradients import halves
-from mtl_jax.model import MultiTaskModel
+from mtl_jax.model import Layout, MultiTaskModel
 from mtl_jax.sharing import _layers
 from mtl_jax.sharing import experts as mixtures
 from mtl_jax.tasks import Task
@@ -20,14 +20,15 @@ from mtl_jax.tasks import Task
 _LEAST = 0.01  # of what a selector gives to experts: below, the tangent stands for 1/s
 
 
+@options.checked
 def dselect_k(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  experts: int = 4,
-  k: int = 2,
-  gamma: float = 1.0,
-  entropy: float = 1e-3,
+  experts: Annotated[int, options.Range(2)] = 4,
+  k: options.Count = 2,
+  gamma: options.Positive = 1.0,
+  entropy: options.Amount = 1e-3,
   per_example: bool = False,
   common: str = mixtures.COMMON,
 ) -> MultiTaskModel:
@@ -57,7 +58,8 @@ def dselect_k(
     `model.penalty`; those of gates by example are part of the task's loss, mean over examples.
 
   Raises:
-    ConfigError: fewer than two experts, k not from 1 to E, γ not above 0, or a negative λ.
+    ConfigError: fewer than two experts, k not from 1 to E, γ not above 0, a negative λ, or a
+      malformed expression.
 
   References:
     Hazimeh et al., DSelect-k: Differentiable Selection in the Mixture of Experts with Applications
@@ -65,21 +67,17 @@ def dselect_k(
     regularizer, as in the authors' code; λ is ours.
   """
   _layers.check(common, 'dselect_k.common')
-  if experts < 2 or not 1 <= k <= experts:
-    raise errors.ConfigError(
-      f'dselect_k: experts={experts} must be 2 or more, and k={k} from 1 to that'
-    )
-  if not 0 < gamma < math.inf or not 0 <= entropy < math.inf:
-    raise errors.ConfigError(
-      f'dselect_k: gamma={gamma} must be above 0, entropy={entropy} 0 or more, both finite'
-    )
+  if k > experts:
+    raise errors.ConfigError(f'dselect_k: k={k} must be at most experts={experts}')
   tasks = tuple(tasks)
   gate = _Gate(experts, k, gamma, per_example)
   modules = {task.name: _Selecting(gate, task.head) for task in tasks}
   shared: Any = mixtures.Experts(encoder, experts, common, gated=per_example)
   regularizer = _Regularizer(gate, entropy)
   if per_example:
-    return _PerExample(shared, tasks, modules, regularizer=regularizer)
+    layout = Layout(encoder, mixtures.PLACES)
+    return _PerExample(shared, tasks, modules, layout=layout, regularizer=regularizer)
+  layout = Layout(encoder, mixtures.PLACES, mixing=('tasks/[^/]*/gate/(codes|shares)',))
 
   def penalty(params: Any) -> jax.Array:
     return sum(
@@ -87,7 +85,7 @@ def dselect_k(
       start=jnp.zeros((), jnp.float32),
     )
 
-  return MultiTaskModel(shared, tasks, modules, penalty)
+  return MultiTaskModel(shared, tasks, modules, penalty, layout=layout)
 
 
 def smooth_step(t: jax.Array, gamma: float) -> jax.Array:
@@ -117,7 +115,8 @@ class _Gate(nn.Module):
     """Inputs `[B, D]` -> selections `[B, k, E]` and shares `[B, k]`; constants have B = 1."""
     bits = math.ceil(math.log2(self.experts))
 
-    def near_zero(key, shape, dtype=jnp.float32):  # but not equal, or selectors would stay so
+    # Not equal, or selectors would stay so.
+    def near_zero(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
       return jax.random.uniform(key, shape, dtype, -self.gamma / 100, self.gamma / 100)
 
     if self.per_example:

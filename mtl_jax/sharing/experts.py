@@ -9,17 +9,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors, sharding
+from mtl_jax import errors, options, sharding
 from mtl_jax.heads import pooling
-from mtl_jax.model import MultiTaskModel, init_module
+from mtl_jax.model import Layout, MultiTaskModel, init_module
 from mtl_jax.sharing import _layers
 from mtl_jax.tasks import Task
 
 COMMON = 'embedding/'
+PLACES = ('shared/experts',)  # where `Experts` have their encoders in a model's parameters
 
 
+@options.checked
 def mmoe(
-  encoder: nn.Module, tasks: Sequence[Task], *, experts: int = 4, common: str = COMMON
+  encoder: nn.Module, tasks: Sequence[Task], *, experts: options.Count = 4, common: str = COMMON
 ) -> MultiTaskModel:
   """Multi-gate mixture-of-experts: task i reads Σₑ softmax(x·Wᵢ + bᵢ)ₑ · expertₑ(x).
 
@@ -35,27 +37,26 @@ def mmoe(
     `embedding`, mean over the tokens, or the inputs themselves where it has none.
 
   Raises:
-    ConfigError: fewer than one expert.
+    ConfigError: fewer than one expert, a malformed expression.
 
   References:
     Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
     Mixture-of-Experts, KDD 2018, eq. 6 and 7.
   """
   _layers.check(common, 'mmoe.common')
-  if experts < 1:
-    raise errors.ConfigError(f'mmoe: experts={experts} must be 1 or more')
   tasks = tuple(tasks)
   modules = {task.name: Gated(task.head) for task in tasks}
-  shared = Experts(encoder, experts, common)
-  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+  shared, layout = Experts(encoder, experts, common), Layout(encoder, PLACES)
+  return MultiTaskModel(shared, tasks, modules, layout=layout)  # type: ignore[arg-type]
 
 
+@options.checked
 def cgc(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  shared_experts: int = 2,
-  task_experts: int = 1,
+  shared_experts: options.Natural = 2,
+  task_experts: options.Natural = 1,
   common: str = COMMON,
 ) -> MultiTaskModel:
   """Customized gate control: a task's gate weighs the shared experts and its own, no others.
@@ -79,10 +80,9 @@ def cgc(
     Personalized Recommendations, RecSys 2020, section 4.1.
   """
   _layers.check(common, 'cgc.common')
-  if min(shared_experts, task_experts) < 0 or shared_experts + task_experts < 1:
+  if not shared_experts + task_experts:
     raise errors.ConfigError(
-      f'cgc: shared_experts={shared_experts} and task_experts={task_experts} must be 0 or more, '
-      'and one of them at least 1'
+      'cgc: shared_experts and task_experts are both 0, and one of them must be at least 1'
     )
   tasks = tuple(tasks)
   modules = {task.name: Gated(task.head, group=i) for i, task in enumerate(tasks)}
@@ -92,7 +92,8 @@ def cgc(
     common,
     groups=(shared_experts, *[task_experts] * len(tasks)),
   )
-  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+  layout = Layout(encoder, PLACES)
+  return MultiTaskModel(shared, tasks, modules, layout=layout)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Experts:
   def init(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
     """Fresh parameters, of one expert what is common and of each the rest."""
 
-    def one(key):
+    def one(key: jax.Array) -> Any:
       return init_module(self.encoder, 'the encoder', key, inputs)
 
     first = one(key)
@@ -134,10 +135,10 @@ class Experts:
     params = variables['params']['experts']
     key = rngs['dropout'] if train else None
 
-    def expert(params, key):
+    def expert(params: Any, key: jax.Array | None) -> tuple[Any, list[jax.Array]]:
       seen = []
 
-      def note(path, x, y):
+      def note(path: str, x: Any, y: jax.Array) -> jax.Array:
         del path, x
         seen.append(y)
         return y
@@ -179,7 +180,7 @@ class Experts:
 def gate_input(embedded: jax.Array | None, inputs: Any) -> jax.Array:
   """What a gate reads, `[B, D]`: the mean of the embedded tokens, or else the inputs themselves."""
   if embedded is not None:
-    pooled: Any = pooling.Pool('mean').apply({}, embedded, inputs)
+    pooled: Any = pooling.Pool('mean', parent=None).apply({}, embedded, inputs)
     return pooled
   if not hasattr(inputs, 'shape'):
     raise errors.ConfigError(
@@ -192,7 +193,8 @@ def gate_input(embedded: jax.Array | None, inputs: Any) -> jax.Array:
 def mixed(experts: Any, weights: jax.Array) -> Any:
   """Σₑ weightsₑ · expertₑ of leaves `[B, E, ...]`; weights `[B, E]` or `[1, E]`."""
 
-  def mix(leaf):  # products: on a CPU five times as fast as scaling and adding up
+  # Products: on a CPU five times as fast as scaling and adding up.
+  def mix(leaf: jax.Array) -> jax.Array:
     scale = weights.astype(leaf.dtype)
     if scale.shape[0] == 1:
       return jnp.einsum('e,be...->b...', scale[0], leaf, precision='highest')

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
-from mtl_jax.model import MultiTaskModel
+from mtl_jax.model import Layout, MultiTaskModel
 from mtl_jax.tasks import Task
 
 
@@ -21,4 +21,4 @@ def hard(encoder: nn.Module, tasks: Sequence[Task]) -> MultiTaskModel:
   References:
     Caruana, Multitask Learning: A Knowledge-Based Source of Inductive Bias, ICML 1993.
   """
-  return MultiTaskModel(encoder, tuple(tasks))
+  return MultiTaskModel(encoder, tuple(tasks), layout=Layout(encoder, ('shared',)))

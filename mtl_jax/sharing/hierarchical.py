@@ -5,30 +5,32 @@ import graphlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors, sharding
+from mtl_jax import errors, options, sharding
+from mtl_jax.encoders import protocol
 from mtl_jax.heads import pooling
 from mtl_jax.kinds import Kind
-from mtl_jax.model import MultiTaskModel, apply_module, init_module, read_by
+from mtl_jax.model import Layout, MultiTaskModel, apply_module, init_module, read_by
 from mtl_jax.sharing import _layers
 from mtl_jax.tasks import Task
 
 _LAST = -1
 
 
+@options.checked
 def hierarchical(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  layers: str = _layers.IN_ORDER,
+  layers: str = '',
   depths: Sequence[str] = (),
   after: Sequence[str] = (),
-  label_features: int = 32,
+  label_features: options.Count = 32,
   shortcuts: bool = False,
   stop_gradient: bool = False,
 ) -> MultiTaskModel:
@@ -48,9 +50,8 @@ def hierarchical(
     encoder: `(inputs, train=False) -> features`.
     tasks: the tasks with their heads.
     layers: regular expression of the submodules' paths that are layers, called one after the other:
-      depths 1 ... L. By default the blocks of Transformer, ViT and ResNet and the layers of BiLSTM
-      (LSTM: `'RNN_[0-9]+'`, MLP: `'Dense_[0-9]+'`). What they pass on of images, at a depth below
-      L, is read as its mean over the image.
+      depths 1 ... L; '': the encoder's blocks, as it says. What they pass on of images, at a depth
+      below L, is read as its mean over the image.
     depths: texts 'task=depth'; below zero from the end (−1: L). Other tasks read depth L.
     after: texts 'task<lower1+lower2': the lower tasks whose labels the head of `task` reads.
     label_features: width of ℓ.
@@ -73,15 +74,13 @@ def hierarchical(
     they enter the heads, so that the encoder stays any encoder).
   """
   _layers.check(layers, 'hierarchical.layers')
-  if label_features < 1:
-    raise errors.ConfigError(f'hierarchical: label_features={label_features} must be 1 or more')
   tasks, kinds = tuple(tasks), {task.name: task.rules for task in tasks}
   depth = dict.fromkeys(kinds, _LAST) | _parse_depths(depths)
   lower = dict.fromkeys(kinds, ()) | _parse_after(after)
   halves = {
     task.name: _Reader(
       depth[task.name],
-      tuple((name, kinds.get(name)) for name in lower[task.name]),
+      tuple(_Lower(name, kinds.get(name)) for name in lower[task.name]),
       label_features,
       stop_gradient,
       task.rules.per_token,
@@ -93,7 +92,8 @@ def hierarchical(
   read = {name: halves[name] for name in _order(lower) if name in below and name in halves}
   shared = _Hierarchy(encoder, layers, kinds, depth, lower, shortcuts, read)
   modules = halves | {name: _Given(name) for name in read}
-  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+  layout = Layout(encoder, ('shared/encoder',))
+  return MultiTaskModel(shared, tasks, modules, layout=layout)  # type: ignore[arg-type]
 
 
 def successive(
@@ -171,7 +171,8 @@ class _Hierarchy:
   def init(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
     encoder_key, head_key = jax.random.split(key)
     encoder = init_module(self.encoder, 'the encoder', encoder_key, inputs)
-    self._check(_layers.find(self.encoder, encoder, inputs, self.layers, 'hierarchical.layers'))
+    pattern = self._pattern(inputs)
+    self._check(_layers.find(self.encoder, encoder, inputs, pattern, 'hierarchical.layers'))
     features = self._states(encoder, inputs, None)
     heads = {}
     for i, (name, half) in enumerate(self.read.items()):
@@ -191,16 +192,16 @@ class _Hierarchy:
     return features
 
   def _states(self, params: Any, inputs: Any, key: jax.Array | None) -> dict[str, Any]:
-    pattern = rf'embedding|(?:{self.layers})'
-    last, found = _layers.read(self.encoder, params, inputs, key, pattern)
-    entered = [x for path, x, _ in found if re.fullmatch(self.layers, path)]
+    layers = self._pattern(inputs)
+    last, found = _layers.read(self.encoder, params, inputs, key, rf'embedding|(?:{layers})')
+    entered = [call.input for call in found if re.fullmatch(layers, call.path)]
     states = [*(_layers.readable(x, inputs) for x in entered[1:]), last]  # of depths 1 ... L
     features: dict[str, Any] = {
       'states': {str(d): states[d - 1 if d > 0 else d] for d in set(self.depths.values())},
       'outputs': {},
     }
     if self.shortcuts:
-      embedded = [y for path, _, y in found if path == 'embedding']
+      embedded = [call.output for call in found if call.path == 'embedding']
       if not embedded and getattr(inputs, 'ndim', 0) != 2:
         raise errors.ConfigError(
           "hierarchical.shortcuts: the encoder has no submodule 'embedding', and the inputs are no "
@@ -208,6 +209,9 @@ class _Hierarchy:
         )
       features['embedding'] = embedded[0] if embedded else inputs.astype(jnp.float32)
     return features
+
+  def _pattern(self, inputs: Any) -> str:
+    return _layers.pattern_of(self.encoder, inputs, self.layers, protocol.blocks)
 
   def _check(self, found: Mapping[str, Any]) -> None:
     """Raises ConfigError unless tasks and depths exist and lower tasks may be read."""
@@ -239,11 +243,18 @@ class _Hierarchy:
           )
 
 
+class _Lower(NamedTuple):
+  """A task whose labels another reads; no kind: an unknown one, which `_Hierarchy` refuses."""
+
+  task: str
+  kind: Kind | None
+
+
 class _Reader(nn.Module):
   """A task's half: its head over the states of its depth and all that it reads beside them."""
 
   depth: int
-  lower: tuple[tuple[str, Kind | None], ...]  # None: an unknown task, which `_Hierarchy` refuses
+  lower: tuple[_Lower, ...]
   label_features: int
   stop_gradient: bool
   per_token: bool

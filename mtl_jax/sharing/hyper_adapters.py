@@ -8,24 +8,25 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors
-from mtl_jax.model import init_module
+from mtl_jax import errors, options
+from mtl_jax.encoders import protocol
+from mtl_jax.model import Layout, init_module
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.sharing.adapters import SUBLAYERS
 from mtl_jax.tasks import Task
 
 _START = 0.1  # deviation of the generated weights at the start
 _EPSILON = 1e-5  # added to variances
 
 
+@options.checked
 def hyper_adapters(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  layers: str = SUBLAYERS,
-  features: int = 24,
-  embedding: int = 64,
-  hidden: int = 128,
+  layers: str = '',
+  features: options.Count = 24,
+  embedding: options.Count = 64,
+  hidden: options.Count = 128,
   freeze: bool = False,
 ) -> _by_task.ByTaskModel:
   """Every task has adapters y + LN(gelu(y·D)·U) in a common trunk, made by a hypernetwork.
@@ -38,7 +39,7 @@ def hyper_adapters(
     encoder: `(inputs, train=False) -> features`, the trunk.
     tasks: the tasks with their heads.
     layers: regular expression of the submodules' paths whose outputs are adapted, all of one width;
-      by default the attention and the feed-forward layer of each block of our Transformers.
+      '': as of `adapters`.
     features: width of the bottleneck.
     embedding: width of z, l, p and v.
     hidden: width of W₁'s output.
@@ -49,19 +50,16 @@ def hyper_adapters(
     own are z and its head: tasks learn from each other how to adapt.
 
   Raises:
-    ConfigError: a width below 1; no layer matches, or layers of different widths do (at `init`).
+    ConfigError: an option has no such value; no layer matches, or layers of different widths do
+      (at `init`).
 
   References:
     Mahabadi et al., Parameter-efficient Multi-task Fine-tuning for Transformers via Shared
     Hypernetworks, ACL 2021, section 2.3 and 2.4 (HyperFormer++).
   """
   _layers.check(layers, 'hyper_adapters.layers')
-  for name, value in (('features', features), ('embedding', embedding), ('hidden', hidden)):
-    if value < 1:
-      raise errors.ConfigError(f'hyper_adapters: {name}={value} must be 1 or more')
   encoding = _Hyper(encoder, layers, features, embedding, hidden)
-  frozen = (r'shared/encoder/.*',) if freeze else ()
-  return _by_task.ByTaskModel(encoding, tuple(tasks), frozen=frozen)
+  return _by_task.with_trunk(encoding, tasks, Layout(encoder, ('shared/encoder',)), freeze)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +73,10 @@ class _Hyper:
   def init(self, key: jax.Array, inputs: Any, tasks: int) -> tuple[Any, list[Any]]:
     trunk_key, hyper_key, task_key = jax.random.split(key, 3)
     trunk = init_module(self.encoder, 'the encoder', trunk_key, inputs)
-    found = _layers.find(self.encoder, trunk, inputs, self.layers, 'hyper_adapters.layers')
-    widths = {path: output.shape[-1] for path, (_, output) in found.items()}
+    found = _layers.find(
+      self.encoder, trunk, inputs, self._pattern(inputs), 'hyper_adapters.layers'
+    )
+    widths = {path: call.output.shape[-1] for path, call in found.items()}
     if len(set(widths.values())) > 1:
       raise errors.ConfigError(f'hyper_adapters.layers: they have different widths: {widths}')
     width, size = next(iter(widths.values())), self.embedding
@@ -108,11 +108,13 @@ class _Hyper:
       {'embedding': jax.random.normal(k, (size,))} for k in jax.random.split(task_key, tasks)
     ]
 
-  def apply(self, shared, own, index, inputs, key):
+  def apply(
+    self, shared: Any, own: Any, index: jax.Array, inputs: Any, key: jax.Array | None
+  ) -> Any:
     del index
     hyper = shared['hyper']
 
-    def hook(path, x, y):
+    def hook(path: str, x: Any, y: jax.Array) -> jax.Array:
       del x
       layer, place = _split(path)
       known = (own['embedding'], shared['layers'][layer], shared['places'][place])
@@ -127,7 +129,10 @@ class _Hyper:
       )
       return y + change * scale + shift
 
-    return _layers.run(self.encoder, shared['encoder'], inputs, key, self.layers, hook)
+    return _layers.run(self.encoder, shared['encoder'], inputs, key, self._pattern(inputs), hook)
+
+  def _pattern(self, inputs: Any) -> str:
+    return _layers.pattern_of(self.encoder, inputs, self.layers, protocol.sublayers)
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,24 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtl_jax import errors
+from mtl_jax import errors, options
+from mtl_jax.encoders import protocol
 from mtl_jax.gradients import halves
-from mtl_jax.model import MultiTaskModel
+from mtl_jax.model import Layout, MultiTaskModel
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.sharing import experts as mixtures
-from mtl_jax.sharing.cross_stitch import LAYERS
 from mtl_jax.tasks import Task
 
 
+@options.checked
 def ltb(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  children: int = 4,
-  layers: str = LAYERS,
-  temperature: float = 1.0,
-  final_temperature: float = 1.0,
-  temperature_steps: int = 0,
+  children: options.Count = 4,
+  layers: str = '',
+  temperature: options.Positive = 1.0,
+  final_temperature: options.Positive = 1.0,
+  temperature_steps: options.Natural = 0,
   straight_through: bool = True,
   tree: Sequence[str] = (),
   common: str = mixtures.COMMON,
@@ -50,9 +50,9 @@ def ltb(
     encoder: `(inputs, train=False) -> features`.
     tasks: the tasks with their heads.
     children: C, the copies of every layer.
-    layers: regular expression of the submodules' paths that are layers, called one after the other
-      (see `cross_stitch`). What comes before the first goes with its copy, what comes after the
-      last with its own.
+    layers: regular expression of the submodules' paths that are layers, called one after the other;
+      '': all but the embedding, as the encoder says. What comes before the first goes with its
+      copy, what comes after the last with its own.
     temperature: τ at first.
     final_temperature: τ after `temperature_steps` steps of training; in between it falls
       geometrically.
@@ -79,28 +79,20 @@ def ltb(
   """
   _layers.check(layers, 'ltb.layers')
   _layers.check(common, 'ltb.common')
-  if children < 1 or temperature_steps < 0:
-    raise errors.ConfigError(
-      f'ltb: children={children} must be 1 or more, temperature_steps={temperature_steps} 0 or more'
-    )
-  for value in (temperature, final_temperature):
-    if not 0 < value < math.inf:
-      raise errors.ConfigError(
-        f'ltb: temperature={temperature} and final_temperature={final_temperature} must be above 0 '
-        'and finite'
-      )
   tasks = tuple(tasks)
   if tree:
     return _fixed(encoder, tasks, parse_tree(tree, [task.name for task in tasks]), layers, common)
   choice = Choice(temperature, straight_through)
   shared = Tree(mixtures.Experts(encoder, children, common, gated=False), layers, choice)
   modules = {task.name: Leaf(children, choice, task.head) for task in tasks}
+  layout = _layout(encoder)
   if not temperature_steps:
-    return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+    return MultiTaskModel(shared, tasks, modules, layout=layout)  # type: ignore[arg-type]
   return _Falling(
     shared,  # type: ignore[arg-type]
     tasks,
     modules,
+    layout=layout,
     choice=choice,
     final=final_temperature,
     steps=temperature_steps,
@@ -179,7 +171,11 @@ def _fixed(
   fixed = tuple(map(tuple, parents.tolist()))
   shared = Tree(mixtures.Experts(encoder, copies, common, gated=False), layers, None, fixed)
   modules = {task.name: _by_task.ReadColumn(tree[task.name][-1], task.head) for task in tasks}
-  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+  return MultiTaskModel(shared, tasks, modules, layout=_layout(encoder))  # type: ignore[arg-type]
+
+
+def _layout(encoder: nn.Module) -> Layout:
+  return Layout(encoder, ('shared/columns',), mixing=('shared/parents',))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +211,8 @@ class Tree:
     one = jax.tree.map(
       lambda axis, leaf: leaf if axis else leaf[0], self.columns.axes(params), params
     )
-    found = _layers.find(self.columns.encoder, one, inputs, self.layers, 'ltb.layers', chained=True)
+    encoder, pattern = self.columns.encoder, self._pattern(inputs)
+    found = _layers.find(encoder, one, inputs, pattern, 'ltb.layers', chained=True)
     made = {'columns': params}
     if self.parents is not None and len(found) != len(self.parents) + 1:
       raise errors.ConfigError(
@@ -236,10 +233,12 @@ class Tree:
     if self.choice is not None and 'parents' in params:
       chosen = self.choice(params['parents'], key)  # [L - 1, C, C]: layer, child, parent
 
-    def column(params, chosen, key):
+    pattern = self._pattern(inputs)
+
+    def column(params: Any, chosen: Any, key: jax.Array | None) -> Any:
       places: dict[str, int] = {}
 
-      def read_parent(path, x, y):
+      def read_parent(path: str, x: Any, y: jax.Array) -> jax.Array:
         del x
         place = places.setdefault(path, len(places))
         if place == len(chosen):  # the last layer: the tasks choose
@@ -250,7 +249,7 @@ class Tree:
         return _layers.weighed(chosen[place].astype(y.dtype), everyone)
 
       return _layers.run(
-        self.columns.encoder, params, inputs, key, self.layers, read_parent, stacked=True
+        self.columns.encoder, params, inputs, key, pattern, read_parent, stacked=True
       )
 
     axes = self.columns.in_axes(params['columns']), 1 if len(chosen) else None, 0
@@ -258,6 +257,9 @@ class Tree:
     if self.parents is not None:
       return tuple(halves.rows_of(jax.vmap(column, axes, axis_name='columns')(*args)))
     return jax.vmap(column, axes, out_axes=1, axis_name='columns')(*args)
+
+  def _pattern(self, inputs: Any) -> str:
+    return _layers.pattern_of(self.columns.encoder, inputs, self.layers, protocol.outputs)
 
 
 class Leaf(nn.Module):
@@ -292,7 +294,7 @@ class _Falling(MultiTaskModel):
     tree: Any = self.shared
     shared: Any = dataclasses.replace(tree, choice=choice)
     modules = {task.name: Leaf(tree.columns.count, choice, task.head) for task in self.tasks}
-    return MultiTaskModel(shared, self.tasks, modules, self.penalty, self.frozen)
+    return MultiTaskModel(shared, self.tasks, modules, self.penalty, self.frozen, self.layout)
 
 
 def _largest(x: jax.Array) -> jax.Array:

@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtl_jax import errors
+from mtl_jax import errors, options
+from mtl_jax.encoders import protocol
 from mtl_jax.heads import pooling
-from mtl_jax.model import MultiTaskModel, init_module
+from mtl_jax.model import Layout, MultiTaskModel, init_module
 from mtl_jax.sharing import _layers
 from mtl_jax.tasks import Task
 
 
-def mtan(
-  encoder: nn.Module, tasks: Sequence[Task], *, layers: str = _layers.IN_ORDER
-) -> MultiTaskModel:
+@options.checked
+def mtan(encoder: nn.Module, tasks: Sequence[Task], *, layers: str = '') -> MultiTaskModel:
   """Every task has a mask a_j in (0, 1) over the features of every layer, and reads the last ones.
 
       â_j = a_j ⊙ p_j,   a_j = h_j(g_j([u_j; f_j(â_{j−1})])),   a_1 = h_1(g_1(u_1))
@@ -37,7 +37,7 @@ def mtan(
     encoder: `(inputs, train=False) -> features`, all of θ.
     tasks: the tasks with their heads.
     layers: regular expression of the submodules' paths that are layers 1 ... L, called one after
-      the other; by default the blocks of Transformer, ViT and ResNet and the layers of BiLSTM.
+      the other; '': the encoder's blocks, as it says.
 
   Returns:
     the model. f, g and h are a task's own, as its head.
@@ -55,7 +55,8 @@ def mtan(
   _layers.check(layers, 'mtan.layers')
   tasks = tuple(tasks)
   modules = {task.name: _Attending(task.head) for task in tasks}
-  return MultiTaskModel(_Trunk(encoder, layers), tasks, modules)  # type: ignore[arg-type]
+  shared, layout = _Trunk(encoder, layers), Layout(encoder, ('shared',))
+  return MultiTaskModel(shared, tasks, modules, layout=layout)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +71,19 @@ class _Trunk:
 
   def init(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
     params = init_module(self.encoder, 'the encoder', key, inputs)
-    _layers.find(self.encoder, params, inputs, self.layers, 'mtan.layers')
+    _layers.find(self.encoder, params, inputs, self._pattern(inputs), 'mtan.layers')
     return {'params': params}
 
   def apply(self, variables: Any, inputs: Any, train: bool = False, rngs: Any = None) -> Any:
     key = rngs['dropout'] if train else None
-    last, found = _layers.read(self.encoder, variables['params'], inputs, key, self.layers)
-    states = found[-1][2]
+    pattern = self._pattern(inputs)
+    last, found = _layers.read(self.encoder, variables['params'], inputs, key, pattern)
+    states = found[-1].output
     pooled = last.ndim < states.ndim and last.shape[-1] == states.shape[-1]
-    return {'layers': [*(x for _, x, _ in found), states if pooled else last]}
+    return {'layers': [*(call.input for call in found), states if pooled else last]}
+
+  def _pattern(self, inputs: Any) -> str:
+    return _layers.pattern_of(self.encoder, inputs, self.layers, protocol.blocks)
 
 
 class _Attending(nn.Module):

@@ -8,22 +8,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors
-from mtl_jax.model import init_module
+from mtl_jax import errors, options
+from mtl_jax.encoders import protocol
+from mtl_jax.model import Layout, init_module
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.sharing.adapters import TRUNK
 from mtl_jax.tasks import Task
 
-LAYERS = r'_?Block_\d+/Dense_1'
 
-
+@options.checked
 def pals(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  layers: str = LAYERS,
-  features: int = 32,
-  heads: int = 4,
+  layers: str = '',
+  features: options.Count = 32,
+  heads: options.Count = 4,
   freeze: bool = False,
 ) -> _by_task.ByTaskModel:
   """Every task adds PAL(h) = MH(h·E)·D to each block of the common trunk, in parallel to it.
@@ -38,9 +37,10 @@ def pals(
   Args:
     encoder: `(inputs, train=False) -> features`, the trunk, all of θ.
     tasks: the tasks with their heads.
-    layers: regular expression of the submodules' paths whose outputs PALs join; by default the
-      second feed-forward layer of each block of our Transformers. h is the input of the module
-      that the submodule is in, its own where it is in none; `[B, D]` counts as one position.
+    layers: regular expression of the submodules' paths whose outputs PALs join; '': the last of the
+      encoder's sublayers in each block, of our Transformers the second feed-forward layer. h is the
+      input of the module that the submodule is in, its own where it is in none; `[B, D]` counts as
+      one position.
     features: width of MH. The paper: 204 beside BERT's 768.
     heads: attention heads; must divide `features`. The paper: 12.
     freeze: give the trunk no gradient, to train PALs and heads alone.
@@ -50,21 +50,20 @@ def pals(
     with the trunk as it is; E and MH are normal, variance 1 / inputs.
 
   Raises:
-    ConfigError: a number below 1, or heads that do not divide the width; no layer matches, or
-      layers of different shapes do (at `init`).
+    ConfigError: an option has no such value, or the heads do not divide the width; no layer
+      matches, or layers of different shapes do (at `init`).
 
   References:
     Stickland & Murray, BERT and PALs: Projected Attention Layers for Efficient Adaptation in
     Multi-Task Learning, ICML 2019, eq. 6.
   """
   _layers.check(layers, 'pals.layers')
-  if features < 1 or heads < 1 or features % heads:
+  if features % heads:
     raise errors.ConfigError(
-      f'pals: features={features} and heads={heads} must be 1 or more, and the heads must divide '
-      'the features'
+      f'pals: features={features} and heads={heads}: the heads must divide the features'
     )
   encoding = _Pals(encoder, layers, features, heads)
-  return _by_task.ByTaskModel(encoding, tuple(tasks), frozen=TRUNK if freeze else ())
+  return _by_task.with_trunk(encoding, tasks, Layout(encoder, ('shared',)), freeze)
 
 
 Join = Callable[[str, Any, Any], Any]
@@ -81,10 +80,10 @@ class _Pals:
   def init(self, key: jax.Array, inputs: Any, tasks: int) -> tuple[Any, list[Any]]:
     trunk_key, own_key = jax.random.split(key)
     shared = init_module(self.encoder, 'the encoder', trunk_key, inputs)
-    found = _layers.find(self.encoder, shared, inputs, self.layers, 'pals.layers')
+    found = _layers.find(self.encoder, shared, inputs, self._pattern(inputs), 'pals.layers')
     shapes = {}
 
-    def note(path, h, y):
+    def note(path: str, h: Any, y: Any) -> Any:
       shapes[path] = jnp.shape(h), jnp.shape(y)
       return y
 
@@ -96,10 +95,10 @@ class _Pals:
         f'for all layers, but they read and give {shapes}'
       )
 
-    def normal(key, *shape):
+    def normal(key: jax.Array, *shape: int) -> jax.Array:
       return shape[0] ** -0.5 * jax.random.normal(key, shape)
 
-    def one(key):
+    def one(key: jax.Array) -> dict[str, Any]:
       key, down = jax.random.split(key)
       keys = jax.random.split(key, (len(found), 3))
       return {
@@ -116,10 +115,12 @@ class _Pals:
 
     return shared, [one(k) for k in jax.random.split(own_key, tasks)]
 
-  def apply(self, shared, own, index, inputs, key):
+  def apply(
+    self, shared: Any, own: Any, index: jax.Array, inputs: Any, key: jax.Array | None
+  ) -> Any:
     del index
 
-    def join(path, h, y):
+    def join(path: str, h: jax.Array, y: jax.Array) -> jax.Array:
       attention = own['attention'][path.replace('/', '.')]
       low = h.reshape(h.shape[0], -1, h.shape[-1]).astype(y.dtype) @ own['down'].astype(y.dtype)
       q, k, v = (
@@ -133,19 +134,23 @@ class _Pals:
 
   def _run(self, shared: Any, inputs: Any, key: jax.Array | None, join: Join) -> Any:
     """The trunk's features, with `join` on the output of each layer."""
+    pattern = self._pattern(inputs)
     entered = {}  # path -> what the module reads
 
-    def enter(call, args, kwargs, context):
+    def enter(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
       if context.method_name == '__call__':
         entered['/'.join(context.module.path)] = args[0]
       return call(*args, **kwargs)
 
-    def hook(path, x, y):
+    def hook(path: str, x: Any, y: Any) -> Any:
       block = path.rpartition('/')[0]
       return join(path, entered[block] if block else x, y)
 
     with nn.intercept_methods(enter):
-      return _layers.run(self.encoder, shared, inputs, key, self.layers, hook)
+      return _layers.run(self.encoder, shared, inputs, key, pattern, hook)
+
+  def _pattern(self, inputs: Any) -> str:
+    return _layers.pattern_of(self.encoder, inputs, self.layers, protocol.feed_forward)
 
 
 def _mask(inputs: Any, shape: tuple[int, ...]) -> jax.Array | None:

@@ -10,22 +10,23 @@ import numpy as np
 from flax import linen as nn
 from flax.core import tracers
 
-from mtl_jax import errors
+from mtl_jax import errors, options
+from mtl_jax.encoders import protocol
 from mtl_jax.heads import pooling
-from mtl_jax.model import MultiTaskModel
+from mtl_jax.model import Layout, MultiTaskModel
 from mtl_jax.sharing import _layers, experts
-from mtl_jax.sharing.cross_stitch import LAYERS
 from mtl_jax.tasks import Task
 
 
+@options.checked
 def ple(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
-  shared_experts: int = 2,
-  task_experts: int = 1,
-  levels: int = 2,
-  layers: str = LAYERS,
+  shared_experts: options.Count = 2,
+  task_experts: options.Count = 1,
+  levels: options.Count = 2,
+  layers: str = '',
   common: str = experts.COMMON,
 ) -> MultiTaskModel:
   """Experts are cut into levels; between two levels, gates mix what the experts of a group read.
@@ -44,9 +45,8 @@ def ple(
     shared_experts: experts that every task reads.
     task_experts: experts of each task.
     levels: K; 1 is `cgc`.
-    layers: regular expression of the submodules' paths that count as layers; by default those of
-      Transformer, ViT, BiLSTM, MLP, LeNet and ResNet. Of n layers, level k ends with the output of
-      layer ⌈nk/K⌉.
+    layers: regular expression of the submodules' paths that count as layers; '': all but the
+      embedding, as the encoder says. Of n layers, level k ends with the output of layer ⌈nk/K⌉.
     common: see `mmoe`.
 
   Returns:
@@ -64,13 +64,6 @@ def ple(
   """
   _layers.check(layers, 'ple.layers')
   _layers.check(common, 'ple.common')
-  for name, value in (
-    ('shared_experts', shared_experts),
-    ('task_experts', task_experts),
-    ('levels', levels),
-  ):
-    if value < 1:
-      raise errors.ConfigError(f'ple: {name}={value} must be 1 or more')
   tasks = tuple(tasks)
   modules = {task.name: experts.Gated(task.head, group=i, row=i) for i, task in enumerate(tasks)}
   count = shared_experts + len(tasks) * task_experts
@@ -85,7 +78,8 @@ def ple(
     levels=levels,
     layers=layers,
   )
-  return MultiTaskModel(shared, tasks, modules)  # type: ignore[arg-type]
+  layout = Layout(encoder, experts.PLACES)
+  return MultiTaskModel(shared, tasks, modules, layout=layout)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +99,7 @@ class _Levels(experts.Experts):
     made = super().init(key, inputs)['params']['experts']
     first = jax.eval_shape(super().apply, {'params': {'experts': made}}, inputs)['gate']
     ends = self._ends(made, inputs)
-    widths = [first.shape[-1], *(states.shape[-1] for states in ends.values())]
+    widths = [first.shape[-1], *(call.output.shape[-1] for call in ends.values())]
     gates = {}
     for level, (path, width) in enumerate(zip(ends, widths, strict=False)):
       shared_key, task_key = jax.random.split(jax.random.fold_in(key, level))
@@ -127,15 +121,15 @@ class _Levels(experts.Experts):
     keys = jax.random.split(rngs['dropout'], self.count) if train else None
     group = np.repeat(np.arange(1 + self.tasks), [self.shared] + [self.own] * self.tasks)
 
-    def expert(params, key, group):
+    def expert(params: Any, key: jax.Array | None, group: Any) -> tuple[Any, jax.Array]:
       outside = tracers.current_trace()
       read: list[jax.Array] = []  # by level: what the gates of all groups read, [1 + T, B, D]
 
-      def begin(embedded):
+      def begin(embedded: jax.Array | None) -> None:
         first = experts.gate_input(embedded, inputs)
         read.append(jnp.broadcast_to(first[None], (1 + self.tasks, *first.shape)))
 
-      def hook(path, x, y):
+      def hook(path: str, x: Any, y: jax.Array) -> jax.Array:
         del x
         if path == 'embedding' and not read:
           begin(jax.lax.all_gather(y, 'experts')[0])
@@ -183,24 +177,25 @@ class _Levels(experts.Experts):
     of_all = jnp.einsum('be,eb...->b...', to_all, everyone, precision='highest')
     return jnp.concatenate([of_all[None], mixtures])
 
-  def _ends(self, made: Any, inputs: Any) -> dict[str, Any]:
-    """The layers after which groups meet, and the shapes of their outputs."""
+  def _ends(self, made: Any, inputs: Any) -> dict[str, _layers.Call]:
+    """The layers after which groups meet."""
     if self.levels == 1:
       return {}
     one = jax.tree.map(lambda axis, leaf: leaf if axis else leaf[0], self.axes(made), made)
-    found = _layers.find(self.encoder, one, inputs, self.layers, 'ple.layers', chained=True)
+    pattern = _layers.pattern_of(self.encoder, inputs, self.layers, protocol.outputs)
+    found = _layers.find(self.encoder, one, inputs, pattern, 'ple.layers', chained=True)
     if len(found) < self.levels:
       raise errors.ConfigError(
         f'ple: levels={self.levels}, but layers={self.layers!r} finds {len(found)} in the encoder: '
         f'{", ".join(found)}'
       )
     last = [-(-len(found) * level // self.levels) - 1 for level in range(1, self.levels)]
-    return {path: found[path][1] for path in (list(found)[place] for place in last)}
+    return {path: found[path] for path in (list(found)[place] for place in last)}
 
 
 def _mean(states: jax.Array, inputs: Any) -> jax.Array:
   """`[B, ..., D]` -> `[B, D]`; of tokens, those that are no padding."""
   if states.ndim == 3 and isinstance(inputs, Mapping) and 'mask' in inputs:
-    pooled: Any = pooling.Pool('mean').apply({}, states, inputs)
+    pooled: Any = pooling.Pool('mean', parent=None).apply({}, states, inputs)
     return pooled
   return states.mean(axis=tuple(range(1, states.ndim - 1)))

@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from mtl_jax.gradients import halves
-from mtl_jax.model import apply_module
+from mtl_jax.model import Layout, apply_module
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
@@ -23,7 +23,8 @@ def separate(encoder: nn.Module, tasks: Sequence[Task]) -> _by_task.ByTaskModel:
   Returns:
     the model. What balances gradients of θ finds none; what weighs losses still does.
   """
-  return _by_task.ByTaskModel(_Separate(encoder), tuple(tasks))
+  layout = Layout(encoder, ('tasks/*/encoder',))
+  return _by_task.ByTaskModel(_Separate(encoder), tuple(tasks), layout=layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,9 @@ class _Separate:
     stacked = _by_task.columns(self.encoder, key, inputs, tasks)
     return {}, [halves.take_row(stacked, i) for i in range(tasks)]
 
-  def apply(self, shared, own, index, inputs, key):
+  def apply(
+    self, shared: Any, own: Any, index: jax.Array, inputs: Any, key: jax.Array | None
+  ) -> Any:
     del shared, index
     with _layers.stacked_kernels():
       return apply_module(self.encoder, own, key, inputs)

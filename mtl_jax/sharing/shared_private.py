@@ -1,7 +1,6 @@
 """A shared encoder and private ones, kept apart by an adversary and by orthogonality."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,22 +10,23 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from mtl_jax import errors
+from mtl_jax import options
 from mtl_jax.gradients import halves
 from mtl_jax.heads import pooling
-from mtl_jax.model import apply_module, init_module
+from mtl_jax.model import Layout, apply_module, init_module
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.sharing.experts import COMMON
 from mtl_jax.tasks import MISSING, Task, softmax_cross_entropy
 
 
+@options.checked
 def shared_private(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
   private: bool = True,
-  adversarial: float = 0.05,
-  orthogonality: float = 0.01,
+  adversarial: options.Amount = 0.05,
+  orthogonality: options.Amount = 0.01,
   common: str = COMMON,
 ) -> _by_task.ByTaskModel:
   """The head of task i reads [s; pᵢ], the features of a shared and of its private encoder.
@@ -64,14 +64,16 @@ def shared_private(
     (there Ω is not normalized).
   """
   _layers.check(common, 'shared_private.common')
-  for name, value in (('adversarial', adversarial), ('orthogonality', orthogonality)):
-    if not 0 <= value < math.inf:
-      raise errors.ConfigError(f'shared_private: {name}={value} must be 0 or more, and finite')
   tasks = tuple(tasks)
   encoding = _Encoders(encoder, private, common, adversarial > 0, private and orthogonality > 0)
   modules = {task.name: _ReadStates(task.head) for task in tasks}
   return _SharedPrivate(
-    encoding, tasks, modules, adversarial=adversarial, orthogonality=orthogonality
+    encoding,
+    tasks,
+    modules,
+    layout=Layout(encoder, ('shared/encoder', 'tasks/*/encoder')),
+    adversarial=adversarial,
+    orthogonality=orthogonality,
   )
 
 
@@ -118,7 +120,9 @@ class _Encoders:
       }
     return shared, own
 
-  def apply(self, shared, own, index, inputs, key):
+  def apply(
+    self, shared: Any, own: Any, index: jax.Array, inputs: Any, key: jax.Array | None
+  ) -> Any:
     del index
     keys = (None, None) if key is None else jax.random.split(key)
     s = states = apply_module(self.encoder, shared['encoder'], keys[0], inputs)
@@ -191,7 +195,7 @@ def _pooled(features: Any, inputs: Any) -> jax.Array:
   """Features, any pytree, as vectors `[B, D]` float32: the mean over tokens, or over an image."""
   text = isinstance(inputs, Mapping) and 'mask' in inputs
 
-  def pool(leaf):
+  def pool(leaf: Any) -> Any:
     if text and leaf.ndim == 3:
       leaf = pooling.Pool('mean').apply({}, leaf, inputs)
     return leaf.mean(axis=tuple(range(1, leaf.ndim - 1))).astype(jnp.float32)

@@ -9,19 +9,20 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors, sharding
+from mtl_jax import errors, options, sharding
 from mtl_jax.gradients import halves
-from mtl_jax.model import apply_module
+from mtl_jax.model import Layout, apply_module
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.tasks import Task
 
 
+@options.checked
 def soft(
   encoder: nn.Module,
   tasks: Sequence[Task],
   *,
   penalty: str = 'mean',
-  strength: float = 1e-3,
+  strength: options.Amount = 1e-3,
   strengths: Sequence[str] = (),
   start: str = 'same',
 ) -> _by_task.ByTaskModel:
@@ -68,7 +69,8 @@ def soft(
     ]
     return sum(parts, start=jnp.zeros((), jnp.float32))
 
-  return _by_task.ByTaskModel(_Soft(encoder, start == 'same'), tuple(tasks), penalty=total)
+  encoding, layout = _Soft(encoder, start == 'same'), Layout(encoder, ('shared/columns',))
+  return _by_task.ByTaskModel(encoding, tuple(tasks), penalty=total, layout=layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,9 @@ class _Soft:
     stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (tasks, *leaf.shape[1:])), stacked)
     return {'columns': stacked}, [{} for _ in range(tasks)]
 
-  def apply(self, shared, own, index, inputs, key):
+  def apply(
+    self, shared: Any, own: Any, index: jax.Array, inputs: Any, key: jax.Array | None
+  ) -> Any:
     del own
     with _layers.stacked_kernels():
       return apply_module(self.encoder, halves.take_row(shared['columns'], index), key, inputs)
@@ -130,7 +134,7 @@ def _trace_norm(columns: jax.Array) -> jax.Array:
   return _trace_norm_forward(columns)[0]
 
 
-def _trace_norm_forward(columns):
+def _trace_norm_forward(columns: jax.Array) -> tuple[jax.Array, Any]:
   gram = jnp.matmul(columns, columns.T, precision='highest')
   with jax.enable_x64(True):  # squares of singular values need twice the digits
     values, vectors = jnp.linalg.eigh(gram.astype(jnp.float64))
@@ -143,7 +147,7 @@ def _trace_norm_forward(columns):
   return norm, (slope, columns)
 
 
-def _trace_norm_backward(residuals, cotangent):
+def _trace_norm_backward(residuals: Any, cotangent: jax.Array) -> tuple[jax.Array]:
   slope, columns = residuals
   return (cotangent * jnp.matmul(slope, columns, precision='highest'),)
 

@@ -1,0 +1,133 @@
+"""The sections of a config that are a run's own, and what has the options of every other."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from mtl_jax import encoders, optim, options, sharing
+from mtl_jax.build import balance, mesh, optimizer, transfer
+from mtl_jax.optim import _listing
+from mtl_jax.plain import Plain
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """`config.train`.
+
+  Attributes:
+    batch_size: examples a step.
+    steps: one of steps and epochs is given, the other 0.
+    epochs: passes through the training split.
+    log_every: steps.
+    eval_every: steps; 0: after every epoch.
+    checkpoint_every: steps; 0: with every evaluation.
+  """
+
+  batch_size: options.Count = 32
+  steps: options.Natural = 0
+  epochs: options.Amount = 0.0
+  log_every: options.Count = 50
+  eval_every: options.Natural = 0
+  checkpoint_every: options.Natural = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping:
+  """`config.train.early_stopping`.
+
+  The parameters with the best validation metric are kept; training stops after `patience`
+  evaluations without a gain above `min_delta`.
+
+  Attributes:
+    metric: 'mean' of the main metrics, 'loss', 'joint.exact_match', 'TASK.METRIC'.
+    patience: evaluations; 0: train to the end.
+    min_delta: a smaller gain is none.
+  """
+
+  metric: str = 'mean'
+  patience: options.Natural = 0
+  min_delta: options.Amount = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+  """`config.eval`.
+
+  Attributes:
+    batch_size: examples at once.
+    test: evaluate the best parameters on the test split at the end.
+  """
+
+  batch_size: options.Count = 256
+  test: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """The options of every task, beside those of its kind and its head.
+
+  Attributes:
+    weight: multiplies the task's loss; 0: the task is evaluated, but not trained.
+    l2: λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced.
+  """
+
+  weight: options.Amount = 1.0
+  l2: options.Amount = 0.0
+
+
+OWNERS: dict[str, Callable[..., Any]] = {
+  'transfer': transfer.Options,
+  'balance': balance.Options,
+  'optimizer': optimizer.Options,
+  'optimizer.schedule': optimizer.ScheduleOptions,
+  'train': Train,
+  'train.early_stopping': EarlyStopping,
+  'eval': Eval,
+  'mesh': mesh.Options,
+}
+"""What has the options of a section in its signature."""
+
+CHOICES: dict[str, dict[str, Callable[..., Any]]] = {
+  'encoder': {name: encoders.owner_of(name) for name in (*encoders.ENCODERS, *encoders.PRETRAINED)},
+  'sharing': dict(sharing.SHARING),
+  'balance': dict(optim.METHODS),
+  'optimizer': dict(optimizer.OPTIMIZERS),
+  'optimizer.schedule': dict(optimizer.SCHEDULES),
+}
+"""`X.name` picks one of these, and `X.<name>` has its options; `balance.name` may join some by '+'.
+`encoder.name` may be 'package.module:Name' too."""
+
+
+def defaults(path: str) -> Plain:
+  """The options of a section, and those of all that it chooses among, at their defaults."""
+  own: Plain = options.defaults(OWNERS[path]) if path in OWNERS else {}
+  return own | {name: found for name in CHOICES.get(path, ()) if (found := _chosen(path, name))}
+
+
+def _chosen(path: str, name: str) -> Plain:
+  if path == 'encoder':
+    return encoders.options_of(name)
+  if path == 'balance':
+    return _listing.options(name)
+  return options.defaults(CHOICES[path][name])
+
+
+def check(run: Plain) -> None:
+  """Checks the numbers of a run's config, whose sections have only the options of what is chosen.
+
+  Raises:
+    ConfigError: one is out of its range; its path is named.
+  """
+  for name, section in run['tasks'].items():
+    options.check(Task, section, f'tasks.{name}')
+  owners = OWNERS | {
+    f'{path}.{name}': owner for path, chosen in CHOICES.items() for name, owner in chosen.items()
+  }
+  owners['encoder.embedding'] = encoders.owner_of('embedding')
+  for path, owner in owners.items():
+    node: Any = run
+    for part in path.split('.'):
+      node = node.get(part, {})
+    # Methods that say nothing of a number have none below 0.
+    balances = path.startswith('balance.')
+    options.check(owner, node, path, options.NOT_NEGATIVE if balances else options.ANY)
