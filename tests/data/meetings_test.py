@@ -14,7 +14,7 @@ TASKS = {name: specs.TaskSpec('classification', name, ('accuracy',)) for name in
 
 
 def sources(count, short, long, seed=0):
-  """Tickets, a third of the examples, and reviews, with two tasks each, one of them often missing."""
+  """Tickets, a third of the examples, and reviews; of two tasks each, one is often missing."""
   rng = np.random.default_rng(seed)
   examples = []
   for i in range(count):
