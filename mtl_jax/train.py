@@ -34,7 +34,7 @@ from absl import logging
 from ml_collections import config_dict
 
 from mtl_jax import config as config_lib
-from mtl_jax import report
+from mtl_jax import errors, report
 from mtl_jax.build import program as program_lib
 from mtl_jax.build import start
 from mtl_jax.config import command_line
@@ -127,6 +127,8 @@ def _prepare(run: config_lib.Plain) -> _Prepared:
 
 
 def _directory(workdir: str | os.PathLike[str], run: config_lib.Plain) -> workdir_lib.Workdir:
+  if complaint := errors.no_text(os.fspath(workdir)):
+    raise errors.ConfigError(f'workdir {complaint}')
   path = pathlib.Path(workdir).expanduser() / run['variant'] / f'seed_{run["seed"]}'
   return workdir_lib.Workdir(path.absolute(), run)
 

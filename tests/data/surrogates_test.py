@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mtl_jax import config as config_lib
-from mtl_jax import errors
+from mtl_jax import errors, train
 from mtl_jax.data import pipeline, prepare, specs, text
 from mtl_jax.data.builders import snips
 
@@ -120,11 +120,13 @@ def test_configs(key, value):
     config_lib.resolve(config)
 
 
-def test_names_in_configs():
+def test_names_in_configs_and_workdirs(tmp_path):
   config = config_lib.default()
   config.tasks = config_lib.tasks({'pos': {}})
   config.dataset.name = 'english_words'
   config.train.steps = 1
+  with pytest.raises(errors.ConfigError, match='^workdir has a lone surrogate'):
+    train.run(config, tmp_path / HALF)
   config.variants = config_lib.dotted({HALF: {'train.steps': 2}})
   with pytest.raises(errors.ConfigError, match=r'^variants\.a\\ud800b\.train\.steps has a lone'):
     config_lib.resolve(config)
