@@ -333,10 +333,12 @@ def _train_subwords(
   ties between merges by these numbers. Named as special tokens, in order, they have fixed numbers.
   """
   words = {word for text in set(texts) for word in _split(backend, text)}
+  # The trainers make room for all pieces asked for; each is a part of a word, marked or not.
+  parts = sum(len(word) * (len(word) + 1) for word in words)
   if kind == 'wordpiece':
     marked = sorted({f'##{character}' for word in words for character in word[1:]})
     trainer: trainers.Trainer = trainers.WordPieceTrainer(
-      vocab_size=vocab_size,
+      vocab_size=min(vocab_size, len(special) + parts),
       min_frequency=min_count,
       special_tokens=[*special, *marked],
       show_progress=False,
@@ -344,7 +346,7 @@ def _train_subwords(
   else:
     marked = sorted({f'{word[-1]}</w>' for word in words})
     trainer = trainers.BpeTrainer(
-      vocab_size=vocab_size,
+      vocab_size=min(vocab_size, len(special) + parts),
       min_frequency=min_count,
       special_tokens=[*special, *marked],
       end_of_word_suffix='</w>',

@@ -93,7 +93,9 @@ def test_builders(tmp_path, monkeypatch):
     (tmp_path / folder).mkdir()
     for name in ('seq.in', 'seq.out', 'label'):
       (tmp_path / folder / name).write_text('x\n')
-  with pytest.raises(errors.DataError, match=r"split 'train', example '00000': field 'slots' has a"):
+  with pytest.raises(
+    errors.DataError, match=r"split 'train', example '00000': field 'slots' has a"
+  ):
     prepare.prepare('snips', tmp_path / 'data', tmp_path)
 
 
@@ -125,7 +127,7 @@ def test_names_in_configs_and_workdirs(tmp_path):
   config.tasks = config_lib.tasks({'pos': {}})
   config.dataset.name = 'english_words'
   config.train.steps = 1
-  with pytest.raises(errors.ConfigError, match='^workdir has a lone surrogate'):
+  with pytest.raises(errors.ConfigError, match=r'^workdir has a lone surrogate'):
     train.run(config, tmp_path / HALF)
   config.variants = config_lib.dotted({HALF: {'train.steps': 2}})
   with pytest.raises(errors.ConfigError, match=r'^variants\.a\\ud800b\.train\.steps has a lone'):
