@@ -98,7 +98,7 @@ def _entity(score):
 
   def function(targets, predictions, label_names):
     names = {
-      **dict(enumerate(label_names)),
+      **{i: f'{name}-<untyped>' if name in _BARE else name for i, name in enumerate(label_names)},
       UNKNOWN: 'I-<unknown>',
     }  # neighbours form one missed entity
     gold = [[names[i] for i in sentence.tolist()] for sentence in targets]
@@ -144,10 +144,13 @@ METRICS: dict[str, Metric] = {
 * `macro_f1` averages over the classes (columns) that occur in the targets or the predictions;
 * `binary_f1` is the F1 of the second of two classes;
 * `f1`, `precision`, `recall` are seqeval's, on entities of IOB (or IOBES) label names, counted as
-  conlleval does; neighbouring unknown labels form one entity that is missed;
+  conlleval does, those without a type (B, I) as of one more; neighbouring unknown labels form one
+  entity that is missed;
 * `exact_match` is the share of examples with every labelled entry right (subset accuracy);
 * `mcc` is 0 where targets or predictions are constant, and so are `pearson` and `spearman`.
 """
+
+_BARE = ('B', 'I', 'E', 'S')  # labels of entities without a type
 
 ENTITY_METRICS = ('f1', 'precision', 'recall')
 
@@ -172,7 +175,8 @@ def check(
         'there are; use macro_f1'
       )
     if name in ENTITY_METRICS and label_names is not None:
-      odd = [s for s in label_names if s != 'O' and not s.startswith(('B-', 'I-', 'E-', 'S-'))]
+      odd = [s for s in label_names if not s.startswith(('B-', 'I-', 'E-', 'S-'))]
+      odd = [s for s in odd if s not in ('O', *_BARE)]
       if odd:
         raise ConfigError(
           f'task {task!r}: metric {name!r} counts entities and needs IOB labels (O, B-x, I-x), '

@@ -36,7 +36,7 @@ from ml_collections import config_dict
 from mtl_jax import config as config_lib
 from mtl_jax import errors, report
 from mtl_jax.build import program as program_lib
-from mtl_jax.build import start
+from mtl_jax.build import ready, start
 from mtl_jax.config import command_line
 from mtl_jax.data import pipeline
 from mtl_jax.run import console as console_lib
@@ -121,6 +121,7 @@ class _Prepared(NamedTuple):
 def _prepare(run: config_lib.Plain) -> _Prepared:
   train = run['train']
   data = start.load_data(run)
+  ready.check(run, data)
   steps = train['steps'] or max(1, round(train['epochs'] * data.steps_per_epoch))
   program = program_lib.program(run, data, steps)
   return _Prepared(data, workdir_lib.identity(data), steps, program)

@@ -201,6 +201,14 @@ class Data:
     }
     return _mixing.Evaluations(evaluations) if self.own_inputs else evaluations['']
 
+  def labelled(self, split: str) -> dict[str, int]:
+    """Returns for each task how many examples of a split have a label, of unknown classes too."""
+    return {
+      task: int(_meetings.labelled(target, unknown=True).sum())
+      for part in self._splits[split].values()
+      for task, target in part.targets.items()
+    }
+
   def meetings(self) -> dict[tuple[str, str], float]:
     """Returns for each pair of tasks the share of an epoch's steps in which both have a label.
 

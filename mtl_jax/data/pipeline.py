@@ -13,6 +13,7 @@ from mtl_jax.data import (
   _arrays,
   _examples,
   _labels,
+  _learnable,
   _mixing,
   _texts,
   builders,
@@ -150,7 +151,8 @@ def from_examples(
 
   Raises:
     ConfigError: an unknown option or tokenizer; a value out of range.
-    DataError: an empty split, or an example that is not what its task says.
+    DataError: an empty split, an example that is not what its task says, or a task without a label
+      to learn.
   """
   options = _options(config)
   name = options['name'] or 'given examples'
@@ -177,6 +179,8 @@ def from_examples(
       )
   labels = {task: known[task] for task in task_specs}
   encoded = _ENCODE[input_spec.kind](given, options, labels, vocabularies, tokenizer)
+  earlier = known.keys() & (vocabularies.labels if vocabularies else {})
+  _learnable.check(given, encoded.splits['train'], labels, earlier, options['label_min_count'])
   if batch_size * encoded.bucket_lengths[-1] > _LARGEST:
     raise errors.ConfigError(
       f'a batch of {batch_size} examples, {encoded.bucket_lengths[-1]} tokens each, does not fit: '
