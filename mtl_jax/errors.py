@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -18,6 +19,22 @@ class NonFiniteError(FloatingPointError):
 
 class WorkdirError(RuntimeError):
   """A run's directory cannot be used: another run's, unwritable, or out of space."""
+
+
+def no_text(value: Any) -> str:
+  """Returns what is wrong with a text, or with one in a list, that UTF-8 cannot write; else ''.
+
+  >>> no_text('a\\ud800b')
+  "has a lone surrogate, half of a character, at place 1: 'a\\\\ud800b'"
+  """
+  for text in value if isinstance(value, list | tuple) else (value,):
+    try:
+      if isinstance(text, str):
+        text.encode()
+    except UnicodeEncodeError as error:
+      part = text[max(0, error.start - 20) : error.start + 20]
+      return f'has a lone surrogate, half of a character, at place {error.start}: {part!r}'
+  return ''
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
