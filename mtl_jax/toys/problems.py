@@ -16,6 +16,7 @@ import optax
 from mtl_jax import errors, gradients, optim
 
 _CLAMP = 5e-6
+_Carry = tuple[Any, Any, Any]  # parameters, the method's state, the optimizer's
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,7 +110,7 @@ def run(
   starts = jax.tree.map(jnp.asarray, problem.starts if starts is None else starts)
   lower = np.asarray(problem.lower, np.float32)
 
-  def step(key, i, carry):
+  def step(key: jax.Array, i: jax.Array, carry: _Carry) -> _Carry:
     params, state, opt_state = carry
     keys = jax.random.split(jax.random.fold_in(key, i), 3)
     batch, held_out = problem.draw(keys[0]), problem.draw(keys[1])
@@ -128,12 +129,12 @@ def run(
       params = optax.apply_updates(params, updates)
     return params, state, opt_state
 
-  def record(params):
+  def record(params: Any) -> tuple[jax.Array, jax.Array | None]:
     points = params if isinstance(params, jax.Array) else None
     return problem.losses(params, problem.test), points
 
-  def one(params, key):
-    def part(carry, ends):
+  def one(params: Any, key: jax.Array) -> tuple[Any, ...]:
+    def part(carry: _Carry, ends: tuple[Any, Any]) -> tuple[_Carry, Any]:
       carry = jax.lax.fori_loop(ends[0], ends[1], functools.partial(step, key), carry)
       return carry, record(carry[0])
 
@@ -159,11 +160,11 @@ def _two_valleys(x: jax.Array, scale: float) -> jax.Array:
   return jnp.stack([scale * (c1 * f1 + c2 * g1), c1 * f2 + c2 * g2])
 
 
-def _log_abs(x):
+def _log_abs(x: jax.Array) -> jax.Array:
   return jnp.log(_at_least(jnp.abs(x), _CLAMP))
 
 
-def _at_least(x, low):
+def _at_least(x: jax.Array, low: float) -> jax.Array:
   """max(x, low) with gradient 1 where they are equal, as PyTorch's clamp: half of it in JAX."""
   return jnp.where(x >= low, x, low)
 
@@ -221,7 +222,7 @@ def pcgrad_2d() -> Problem:
   500,000 steps of Adam at 1e-3 from (0.5, -3).
   """
 
-  def losses(x, batch):
+  def losses(x: jax.Array, batch: Any) -> jax.Array:
     bend = jnp.tanh(x[1])
     return jnp.stack([20 * _log_abs(0.5 * x[0] + bend), 25 * _log_abs(0.5 * x[0] - bend + 2)])
 
@@ -248,7 +249,7 @@ def fonseca(size: int = 20) -> Problem:
   """
   middle = np.full(size, 1 / np.sqrt(size), np.float32)
 
-  def losses(x, batch):
+  def losses(x: jax.Array, batch: Any) -> jax.Array:
     return 1 - jnp.exp(-jnp.stack([jnp.sum((x - middle) ** 2), jnp.sum((x + middle) ** 2)]))
 
   return Problem(
@@ -295,17 +296,17 @@ def gradnorm_regression(
   maps = base * rng.normal(size=(1, outputs, inputs))
   maps = (maps + extra * rng.normal(size=(tasks, outputs, inputs))).astype(np.float32)
 
-  def layer(*shape):
+  def layer(*shape: int) -> dict[str, np.ndarray]:
     scale = np.sqrt(2 / shape[-2])  # He's, for ReLU
     return {
       'w': (scale * rng.normal(size=(1, *shape))).astype(np.float32),
       'b': np.zeros((1, *shape[:-2], shape[-1]), np.float32),
     }
 
-  def draw(key, examples=batch_size):
+  def draw(key: jax.Array, examples: int = batch_size) -> jax.Array:
     return jax.random.normal(key, (examples, inputs)) / inputs**0.5
 
-  def losses(params, x):
+  def losses(params: Any, x: jax.Array) -> jax.Array:
     scales = jnp.asarray(sigmas)[:, None, None]
     # [T, B, 100]
     targets = scales * jnp.tanh(jnp.einsum('tyx,bx->tby', maps, x))
@@ -370,7 +371,7 @@ def jd_cqf() -> Problem:
   )  # [T, 2, 2]
   centers = np.array([[1.0, 0.0], [-1.0, 0.0]])
 
-  def losses(x, batch):
+  def losses(x: jax.Array, batch: Any) -> jax.Array:
     away = x[None] - centers.astype(np.float32)
     return jnp.einsum('ti,tij,tj->t', away, forms.astype(np.float32), away)
 
