@@ -12,6 +12,7 @@ from jax.interpreters import partial_eval
 
 from mtl_jax import sharding
 from mtl_jax.gradients import halves
+from mtl_jax.protocols import Example
 from mtl_jax.tasks import Task
 
 
@@ -79,7 +80,7 @@ class MultiTaskModel:
   frozen: tuple[str, ...] = ()
   layout: Layout | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     object.__setattr__(self, 'tasks', tuple(self.tasks))
     names = [task.name for task in self.tasks]
     if not names or len(set(names)) < len(names):
@@ -139,7 +140,7 @@ class MultiTaskModel:
     name: str,
     task_params: Any,
     features: Any,
-    example: halves.Example,
+    example: Example,
     key: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The weighted mean loss `[]` of task `name` and its number of labels `[]`; 0 if it is off."""
@@ -249,7 +250,7 @@ def read_by(
   """
   leaves, structure = jax.tree_util.tree_flatten_with_path(params)
 
-  def outputs(*leaves):
+  def outputs(*leaves: Any) -> list[Any]:
     made = model.outputs(jax.tree.unflatten(structure, leaves), batch)
     return [made[name] for name in tasks]
 

@@ -120,8 +120,9 @@ class _Prepared(NamedTuple):
 
 def _prepare(run: config_lib.Plain) -> _Prepared:
   train = run['train']
-  data = start.load_data(run)
-  ready.check(run, data)
+  with errors.as_config_errors():
+    data = start.load_data(run)
+    ready.check(run, data)
   steps = train['steps'] or max(1, round(train['epochs'] * data.steps_per_epoch))
   program = program_lib.program(run, data, steps)
   return _Prepared(data, workdir_lib.identity(data), steps, program)

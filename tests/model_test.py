@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 import mtl_jax
-from mtl_jax import encoders, errors, heads, tasks
+from mtl_jax import encoders, heads, tasks
 from tests import models
 
 
@@ -196,11 +196,11 @@ def test_a_hidden_layer_of_a_head(kind):
 
 
 def test_names_are_checked_with_hints():
-  with pytest.raises(errors.ConfigError, match="did you mean 'transformer'"):
+  with pytest.raises(ValueError, match="did you mean 'transformer'"):
     encoders.get('transfomer')
-  with pytest.raises(errors.ConfigError, match="did you mean 'tagging'"):
+  with pytest.raises(ValueError, match="did you mean 'tagging'"):
     heads.get('taging')
-  with pytest.raises(errors.ConfigError, match="did you mean 'hard'"):
+  with pytest.raises(ValueError, match="did you mean 'hard'"):
     mtl_jax.sharing.get('harder')
 
 

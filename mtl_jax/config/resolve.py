@@ -44,6 +44,8 @@ def resolve(
   checks.check_paper(whole['paper'])
   runs = []
   for name, change in changes.items():
+    if variants and name not in variants:
+      continue
     if not isinstance(change, Mapping):
       raise errors.ConfigError(f'variants.{name}: need {{path: value}}, not {change!r}')
     if name in ('.', '..') or '/' in name:
@@ -52,8 +54,7 @@ def resolve(
     for path, value in leaves(change):
       assign(single, path, value, f'variants.{name}: ')
     single = checks.check(single, f'variant {name!r}: ' if len(changes) > 1 else '')
-    if not variants or name in variants:
-      runs += [{'name': single['name'], 'variant': name, 'seed': seed} | single for seed in seeds]
+    runs += [{'name': single['name'], 'variant': name, 'seed': seed} | single for seed in seeds]
   return runs
 
 

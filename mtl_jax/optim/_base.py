@@ -5,7 +5,7 @@ The methods live in this folder's other files, one family a file.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,66 +13,10 @@ import numpy as np
 import optax
 
 from mtl_jax import gradients
+from mtl_jax.protocols import State, Weighting
 
-State = Any
 NEEDS = ('losses', 'gramian', 'jacobian', 'functions')
 """What a method reads, from the cheapest to the dearest."""
-
-
-class WeightingUpdate(Protocol):
-  """`(state, *, present, losses, gramian, key, **extra_args) -> weights [T], state`."""
-
-  def __call__(
-    self,
-    state: State,
-    *,
-    present: jax.Array,
-    losses: jax.Array | None = None,
-    gramian: jax.Array | None = None,
-    key: jax.Array | None = None,
-    **extra_args: Any,
-  ) -> tuple[jax.Array, State]:
-    """Task weights for one step.
-
-    Args:
-      state: from `init` or the last update.
-      present: `[T]` bool, the tasks of this step. An absent task's row and column of `gramian` are
-        zero.
-      losses: `[T]`, for methods that need them.
-      gramian: `[T, T]` inner products of the task gradients; None for methods on losses only.
-      key: PRNG key of this step, from the train step; None: methods draw from their state's key.
-      **extra_args: ignored, as in optax.
-    """
-
-
-class Weighting(NamedTuple):
-  """A balancing method as weights on task gradients.
-
-  Attributes:
-    init: num_tasks -> state.
-    update: see `WeightingUpdate`. Called through `weigh`: what it reads is finite, an absent task's
-      loss, row and column are zero, and the weight it gives an absent task is not used.
-    needs: 'losses' or 'gramian'.
-    follow: `(state, *, losses, new_losses, present) -> state`, for a method that looks at the
-      losses `[T]` of the same batch after the parameters moved: the train step runs a second
-      forward. None for all others.
-    batches: how many independent batches the method reads. With more than one, `gramian` is J₁·J₂ᵀ
-      of the first two, and the direction is that of the last.
-    held: state -> (due `[]` bool, weights `[T]`, state): where not due, `update` would read nothing
-      and give these weights and this state, so that the train step needs no Gramian. None: always
-      due.
-    max_norm: state before the step -> `[]`, > 0, for a method on the Gramian: where the combined
-      direction is longer it is brought to this norm, at every step, and the weights shown with it
-      (see `bounded`). None: never.
-  """
-
-  init: Callable[[int | None], State]
-  update: WeightingUpdate
-  needs: str
-  follow: Callable[..., State] | None = None
-  batches: int = 1
-  held: Callable[[State], tuple[jax.Array, jax.Array, State]] | None = None
-  max_norm: Callable[[State], jax.Array] | None = None
 
 
 class Balancer(optax.GradientTransformationExtraArgs):

@@ -304,7 +304,7 @@ def cr_mogm(
     a balancer that needs what that method needs.
 
   Raises:
-    ConfigError: no such method.
+    ValueError: no such method.
     ValueError: the method is no weighting.
     TypeError: the method has no such option.
 

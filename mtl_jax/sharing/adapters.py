@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors, options
+from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.model import Layout, init_module
 from mtl_jax.sharing import _by_task, _layers
@@ -44,7 +44,7 @@ def adapters(
     the model; a task's adapters are its own parameters.
 
   Raises:
-    ConfigError: an option has no such value, or no layer matches (at `init`).
+    ValueError: an option has no such value, or no layer matches (at `init`).
 
   References:
     Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019.
@@ -96,7 +96,7 @@ def lora(
     own parameters.
 
   Raises:
-    ConfigError: an option has no such value, or (at `init`) no layer matches, or one that is not
+    ValueError: an option has no such value, or (at `init`) no layer matches, or one that is not
       linear.
 
   References:
@@ -149,7 +149,7 @@ class _Inside:
     for path, call in found.items() if self.linear else ():
       own = functools.reduce(lambda node, part: node.get(part, {}), path.split('/'), shared)
       if not _is_linear(own.get('kernel'), call.input, call.output):
-        raise errors.ConfigError(
+        raise ValueError(
           f'{self.name}.layers: {path!r} is not linear, a product of its input with a kernel: '
           'choose others'
         )

@@ -43,7 +43,7 @@ def cross_stitch(
     the model; its features are those of every column, a tuple of T.
 
   Raises:
-    ConfigError: an option has no such value, or no layer matches (at `init`).
+    ValueError: an option has no such value, or no layer matches (at `init`).
 
   References:
     Misra et al., Cross-stitch Networks for Multi-task Learning, CVPR 2016, eq. 1.

@@ -14,6 +14,7 @@ from mtl_jax import options
 from mtl_jax.gradients import halves
 from mtl_jax.heads import pooling
 from mtl_jax.model import Layout, apply_module, init_module
+from mtl_jax.protocols import Example
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.sharing.experts import COMMON
 from mtl_jax.tasks import MISSING, Task, softmax_cross_entropy
@@ -57,7 +58,7 @@ def shared_private(
     are those of the tasks alone.
 
   Raises:
-    ConfigError: a λ or γ that is negative or not finite, a malformed expression.
+    ValueError: a λ or γ that is negative or not finite, a malformed expression.
 
   References:
     Liu, Qiu & Huang, Adversarial Multi-task Learning for Text Classification, ACL 2017, eq. 9-13
@@ -159,7 +160,7 @@ class _SharedPrivate(_by_task.ByTaskModel):
     name: str,
     task_params: Any,
     features: Any,
-    example: halves.Example,
+    example: Example,
     key: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The loss, and the number of labels, or of examples where there is none.

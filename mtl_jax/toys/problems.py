@@ -427,8 +427,8 @@ def get(name: str) -> Problem:
   """The problem called `name`.
 
   Raises:
-    ConfigError: no such problem; the nearest names are listed.
+    ValueError: no such problem; the nearest names are listed.
   """
   if name not in PROBLEMS:
-    raise errors.ConfigError(f'Unknown toy problem {name!r}{errors.nearest(name, PROBLEMS)}')
+    raise ValueError(f'Unknown toy problem {name!r}{errors.nearest(name, PROBLEMS)}')
   return PROBLEMS[name]()

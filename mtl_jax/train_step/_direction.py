@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import gradients, sharding
+from mtl_jax import gradients, protocols, sharding
 from mtl_jax.optim import _base
 from mtl_jax.train_step import _path, _watch
 
@@ -36,11 +36,12 @@ def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Resu
     ValueError: an unknown option, or one that the method cannot follow.
   """
   check(balance, options.at, options.jacobian)
-  weighting: Any = getattr(balance, 'weighting', None)
-  needs = getattr(balance, 'needs', 'jacobian')
+  weighting = protocols.weighting_of(balance)
+  needs = protocols.needs_of(balance)
   if needs == 'functions':
     return _Functions(model, balance, options)
   if needs == 'losses':
+    assert weighting is not None
     return _Losses(model, weighting, options)
   if options.at == 'representation':
     return _Representation(model, balance, options)
@@ -54,8 +55,8 @@ def check(balance: Any, at: str, jacobian: str) -> None:
   for name, value, valid in (('at', at, AT), ('jacobian', jacobian, JACOBIAN)):
     if value not in valid:
       raise ValueError(f'{name}={value!r} is none of {", ".join(valid)}.')
-  weighting = getattr(balance, 'weighting', None)
-  needs = getattr(balance, 'needs', 'jacobian')
+  weighting = protocols.weighting_of(balance)
+  needs = protocols.needs_of(balance)
   if jacobian == 'matrix_free' and weighting is None:
     raise ValueError(f"jacobian='matrix_free' cannot serve a method that needs {needs!r}.")
   if at == 'representation' and jacobian != 'auto':
@@ -248,7 +249,7 @@ class _Representation:
     assert features is not None
     tasks, places = jacobian.losses.shape[0], jnp.array(features.places)
     known = {'losses': jacobian.losses, 'present': jacobian.present, 'key': _balance_key(key)}
-    if getattr(self._balance, 'weighting', None) is None:
+    if protocols.weighting_of(self._balance) is None:
       return self._inside(params, balance_state, jacobian, known)
     if features.shared:
       gram = gradients.gramian(features.rows, sharded=self._options.sharded)
@@ -282,7 +283,7 @@ class _Representation:
       features.rows,
     )
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
-    fresh = jax.eval_shape(lambda: init_balance(self._balance, like, tasks))
+    fresh = jax.eval_shape(lambda: protocols.first_state_of(self._balance, like, tasks))
     if jax.tree.map(jnp.shape, fresh) != jax.tree.map(jnp.shape, balance_state):
       raise ValueError(
         "at='representation': this method keeps state of the parameters' shapes, so it works "
@@ -370,20 +371,13 @@ def _update(
   balance: Any, updates: Any, state: Any, params: Any = None, **known: Any
 ) -> tuple[Any, Any, dict[str, jax.Array]]:
   """A method's direction and state, and its weights as metrics, where it tells them."""
-  weighed = getattr(balance, 'weighed', None)
+  weighed = protocols.weighed_of(balance)
   if weighed is None:
     transform = optax.with_extra_args_support(balance)
     direction, state = transform.update(updates, state, params, **known)
     return direction, state, {}
   direction, state, weights = weighed(updates, state, params, **known)
   return direction, state, {'weight': weights}
-
-
-def init_balance(balance: Any, params: Any, tasks: int | None) -> Any:
-  """The first state of a balancing method or any other optax transformation."""
-  return (
-    balance.init_tasks(params, tasks) if hasattr(balance, 'init_tasks') else balance.init(params)
-  )
 
 
 def _part(batch: Any, index: int, count: int) -> Any:

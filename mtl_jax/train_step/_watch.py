@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import gradients
+from mtl_jax import gradients, protocols
 from mtl_jax.train_step import _path
 
 
@@ -86,5 +86,5 @@ def _finite_heads(model: Any, tasks: Any, count: int) -> jax.Array:
 
 def _names(model: Any, tasks: Any, count: int) -> Sequence[str] | None:
   """The tasks' names in order, where they are the keys of `tasks`; else None."""
-  names = getattr(model, 'task_names', None) or (list(model) if hasattr(model, 'keys') else [])
+  names = protocols.task_names_of(model)
   return names if len(names) == count and set(names) == set(tasks) else None

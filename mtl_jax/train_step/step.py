@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mtl_jax import sharding
+from mtl_jax import protocols, sharding
 from mtl_jax.train_step import _direction, _path
 from mtl_jax.train_step.state import TrainState
 
@@ -95,14 +95,16 @@ def make_train_step(
     at, jacobian, tasks_at_once, unit_task_weights, monitor, devices, mesh is not None
   )
   direction = _direction.make(model, balance, ways)
-  changes = getattr(model, 'at', None)
-  follow = getattr(getattr(balance, 'weighting', None), 'follow', None)
-  penalty = getattr(model, 'penalty', None)
+  weighting = protocols.weighting_of(balance)
+  follow = None if weighting is None else weighting.follow
+  penalty = protocols.penalty_of(model)
 
   def step(state: TrainState, batch: Any, validation: Any = None) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
-    here = changes(state.step) if changes else model
-    towards = _direction.make(here, balance, ways) if changes else direction
+    here, towards = model, direction
+    if protocols.changes(model):
+      here = model.at(state.step)
+      towards = _direction.make(here, balance, ways)
     losses, present, grads, balance_state, metrics = towards(
       state.params, state.balance_state, batch, validation, key
     )
@@ -143,7 +145,7 @@ def make_eval_step(model: Any, *, jit: bool = True) -> Callable[[Any, Any], dict
   """
 
   def evaluate(params: Any, batch: Any) -> dict[str, Any]:
-    if hasattr(model, 'evaluate'):
+    if protocols.evaluates(model):
       return model.evaluate(params, batch)
     return {'loss': _path.losses_of(model, params, batch, None)[0]}
 

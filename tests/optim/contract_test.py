@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from optax.experimental import aggregating
 
-from mtl_jax import errors, gradients, optim, sharding
+from mtl_jax import gradients, optim, sharding
 from mtl_jax.optim import _base
 
 T = 3
@@ -290,7 +290,7 @@ def test_on_shared_leaves_tasks_alone():
 
 
 def test_unknown_name_lists_the_nearest():
-  with pytest.raises(errors.ConfigError, match="did you mean 'pcgrad'"):
+  with pytest.raises(ValueError, match="did you mean 'pcgrad'"):
     optim.get('pc_grad')
 
 
