@@ -12,9 +12,8 @@ from scipy import stats
 from mtl_jax.data import _labels, _ragged
 
 APART = 0.2
-"""How far the share of a task may be from that in the data, relative to it, on average over batches
-of one length. A task that is missing from a tenth of them, and is as frequent in the others, is so
-far."""
+"""How far a task's share of the batches of one bucket may be from its share of the data, relative
+to the latter, on average. One that is missing from a tenth of the batches is so far."""
 
 _CHANCE = 1e-3  # a difference that is as likely as this, were there none, is none
 
