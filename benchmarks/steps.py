@@ -45,12 +45,13 @@ def method(name: str) -> optim.Balancer:
 
 def transformer(tasks: int) -> mtl_jax.MultiTaskModel:
   encoder = encoders.Transformer(
-    encoders.Embedding(VOCABULARY, 256),
+    encoders.Embedding(VOCABULARY, 256, dropout=0.0),
     features=256,
     layers=4,
     heads=4,
     mlp_features=1024,
     max_length=LENGTH,
+    dropout=0.0,
   )
   return sharing.hard(encoder, _tasks(tasks))
 

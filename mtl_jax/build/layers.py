@@ -6,7 +6,7 @@ Encoders say what their layers are (`encoders.protocol`), architectures where th
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,28 @@ import jax.numpy as jnp
 from mtl_jax import errors, sharding
 from mtl_jax.encoders import protocol
 from mtl_jax.model import MultiTaskModel, layout_of
+
+
+class Parts(NamedTuple):
+  """What an optimizer has to know of a model's parameters, by their paths.
+
+  Attributes:
+    layers: path -> layer, of all parameters.
+    undecayed: what weight decay spares.
+    held: what is never trained.
+  """
+
+  layers: Mapping[str, int]
+  undecayed: frozenset[str]
+  held: tuple[str, ...] = ()
+
+
+def parts_of(model: MultiTaskModel, batch: Mapping[str, Any], pattern: str = '') -> Parts:
+  """The parts of a model; arguments and errors as of `layers_of`."""
+  params = jax.eval_shape(model.init, jax.random.key(0), batch)
+  layers = layers_of(model, params, batch, pattern)
+  held = tuple(path for path in layers if protocol.is_held(path))
+  return Parts(layers, undecayed(model, params, batch), held)
 
 
 def layers_of(

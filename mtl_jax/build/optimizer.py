@@ -11,8 +11,6 @@ import optax
 from mtl_jax import errors, options, sharding
 from mtl_jax.build import layers as layers_lib
 from mtl_jax.build import transfer
-from mtl_jax.encoders import protocol
-from mtl_jax.model import MultiTaskModel
 
 Run = Mapping[str, Any]
 
@@ -146,8 +144,7 @@ def build_schedule(run: Run, steps: int) -> optax.Schedule:
 def build(
   run: Run,
   schedule: optax.Schedule,
-  model: MultiTaskModel,
-  batch: Mapping[str, Any],
+  parts: layers_lib.Parts,
   frozen: Sequence[str] = (),
   anchored: Sequence[str] | None = None,
 ) -> optax.GradientTransformation:
@@ -156,15 +153,11 @@ def build(
   Args:
     run: the config.
     schedule: step -> learning rate.
-    model: the model, of whose layers the rates may differ.
-    batch: what it reads; only its shapes count.
+    parts: of the model.
     frozen: paths of parameters that are not trained.
     anchored: paths of those of `transfer.l2_sp`; None: the shared ones.
   """
   chosen, gentle = run['optimizer'], run['transfer']
-  params = jax.eval_shape(model.init, jax.random.key(0), batch)
-  spared = layers_lib.undecayed(model, params, batch)
-  layers = layers_lib.layers_of(model, params, batch, gentle['layers'])
   links = []
   own = {task: section['l2'] for task, section in run['tasks'].items()}
   if chosen['l2_shared'] or any(own.values()):
@@ -174,14 +167,13 @@ def build(
   if chosen['clip_norm']:
     links.append(optax.clip_by_global_norm(chosen['clip_norm']))
   name = chosen['name']
-  links.append(OPTIMIZERS[name](schedule, _without(spared), **chosen[name]))
-  held = [path for path in layers if protocol.is_held(path)]
-  if held:  # without a gradient, but not without decay
-    links.append(transfer.freeze(held))
+  links.append(OPTIMIZERS[name](schedule, _without(parts.undecayed), **chosen[name]))
+  if parts.held:  # without a gradient, but not without decay
+    links.append(transfer.freeze(parts.held))
   if gentle['layer_decay'] < 1:
-    links.append(transfer.scale_by_layer(gentle['layer_decay'], layers))
+    links.append(transfer.scale_by_layer(gentle['layer_decay'], parts.layers))
   if gentle['unfreeze_every']:
-    links.append(transfer.unfreeze_gradually(gentle['unfreeze_every'], layers))
+    links.append(transfer.unfreeze_gradually(gentle['unfreeze_every'], parts.layers))
   if frozen:
     links.append(transfer.freeze(frozen))
   return optax.chain(*links)

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mtl_jax import errors, sharding, train_step
+from mtl_jax.build import layers as layers_lib
 from mtl_jax.build import optimizer as optimizer_lib
 from mtl_jax.build import start as start_lib
 from mtl_jax.build.balance import build_balance
@@ -78,7 +79,8 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   with _of_model(run):
     model, frozen = start_lib.freeze(model, run, batch)
     anchored = start_lib.anchored(model, run, batch)
-    optimizer = optimizer_lib.build(run, schedule, model, batch, frozen, anchored)
+    parts = layers_lib.parts_of(model, batch, run['transfer']['layers'])
+  optimizer = optimizer_lib.build(run, schedule, parts, frozen, anchored)
   options = run['balance']
 
   def init(key: jax.Array, params: Any = None) -> train_step.TrainState:

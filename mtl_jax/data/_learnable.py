@@ -3,10 +3,9 @@
 import collections
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from mtl_jax import errors
-from mtl_jax.data import _batches, _examples, _labels, _meetings
+from mtl_jax.data import _batches, _examples, _labels, _meetings, specs
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 10  # names in a message
@@ -37,7 +36,7 @@ def check(
       spec, items = examples.tasks[task], examples.by_task['train'][task]
       if task in earlier and classes[task]:
         least = min_count or spec.min_count
-        _check_names(where, _names(items, spec.field), classes[task], least)
+        _check_names(where, _names(items, spec), classes[task], least)
       if not _meetings.labelled(part.targets[task]).any():
         raise errors.DataError(
           f'{where}: no example has a label, so that nothing could be learned; give it labels, or '
@@ -72,11 +71,10 @@ def _listed(counts: Mapping[str, int]) -> str:
   return f'{shown}, ...' if len(counts) > _SHOWN else shown
 
 
-def _names(items: _labels.Examples, field: str) -> collections.Counter[str]:
-  """How often each name stands in a field that holds one, or several."""
+def _names(items: _labels.Examples, spec: specs.TaskSpec) -> collections.Counter[str]:
+  """How often each name of a class stands in the labels."""
   counts: collections.Counter[str] = collections.Counter()
   for item in items:
-    label: Any = item[field]
-    parts = label if isinstance(label, list | tuple) else (label,)
-    counts.update(part for part in parts if isinstance(part, str) and part)
+    classes = spec.rules.classes_in(item[spec.field])
+    counts.update(name for name in classes if isinstance(name, str) and name)
   return counts

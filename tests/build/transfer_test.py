@@ -11,6 +11,7 @@ import pytest
 from mtl_jax import config as config_lib
 from mtl_jax import encoders, errors, heads, sharding, sharing, train
 from mtl_jax.build import encoder as encoder_lib
+from mtl_jax.build import layers as layers_lib
 from mtl_jax.build import start as start_lib
 from mtl_jax.build import transfer
 from mtl_jax.encoders import bert
@@ -83,7 +84,7 @@ def test_a_pretrained_encoder_that_does_not_fit(pretrained):
 def test_layers(pretrained):
   model = sharing.hard(encoders.Bert(**pretrained.options), two_tasks())
   params = jax.eval_shape(model.init, jax.random.key(0), BATCH)
-  layers = transfer.layers_of(params)
+  layers = layers_lib.layers_of(model, params, BATCH)
   assert set(layers.values()) == {0, 1, 2, 3}
   for path, layer in layers.items():
     if path.startswith('tasks/'):
@@ -92,10 +93,10 @@ def test_layers(pretrained):
       assert layer == 0
     else:
       assert path.startswith(f'shared/_Block_{layer - 1}/')
-  assert all(p.startswith('shared/embedding/') for p in transfer.lowest(layers, 1))
-  assert len(transfer.lowest(layers, 1)) == 5
-  assert {p.split('/')[1] for p in transfer.highest(layers, 1)} == {'_Block_1'}
-  assert transfer.lowest(layers, 0) == transfer.highest(layers, 0) == []
+  assert all(p.startswith('shared/embedding/') for p in layers_lib.lowest(layers, 1))
+  assert len(layers_lib.lowest(layers, 1)) == 5
+  assert {p.split('/')[1] for p in layers_lib.highest(layers, 1)} == {'_Block_1'}
+  assert layers_lib.lowest(layers, 0) == layers_lib.highest(layers, 0) == []
 
 
 def test_layers_of_other_encoders():
@@ -108,7 +109,7 @@ def test_layers_of_other_encoders():
   for name, encoder in params.items():
     model = sharing.separate(encoder, two_tasks())
     shapes = jax.eval_shape(model.init, jax.random.key(0), BATCH)
-    found[name] = transfer.layers_of(shapes)
+    found[name] = layers_lib.layers_of(model, shapes, BATCH)
   assert set(found['transformer'].values()) == {0, 1, 2, 3}
   assert set(found['bilstm'].values()) == {0, 1, 2, 3, 4, 5}  # two directions
   assert found['transformer']['tasks/a/encoder/positions'] == 0
@@ -131,8 +132,9 @@ def test_layers_of_other_encoders():
 )
 def test_layers_of_images(encoder, expected):
   batch = {'inputs': jnp.zeros((2, 28, 28, 1)), 'targets': BATCH['targets']}
-  shapes = jax.eval_shape(sharing.hard(encoder, two_tasks()).init, jax.random.key(0), batch)
-  layers = transfer.layers_of(shapes)
+  model = sharing.hard(encoder, two_tasks())
+  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
+  layers = layers_lib.layers_of(model, shapes, batch)
   for start, layer in expected.items():
     assert {v for p, v in layers.items() if p.startswith(f'shared/{start}/')} == {layer}, start
   tokens = ('shared/positions', 'shared/class_token')
@@ -158,7 +160,8 @@ def test_only_encoders_have_layers(name, beside):
   encoder = encoders.Transformer(encoders.Embedding(9, 8), 8, 2, 2, 8)
   options = {'depths': ('a=1',), 'after': ('b<a',)} if name == 'hierarchical' else {}
   model = sharing.get(name)(encoder, two_tasks(), **options)
-  layers = transfer.layers_of(jax.eval_shape(model.init, jax.random.key(0), BATCH))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), BATCH)
+  layers = layers_lib.layers_of(model, shapes, BATCH)
   found = [path for path in layers if path.startswith(beside)]
   assert found
   for path, layer in layers.items():
@@ -174,10 +177,16 @@ PARAMS = {
   },
   'tasks': {'a': {'Dense_0': {'w': jnp.full(2, 3.0)}}},
 }
+LAYERS = {
+  'shared/embedding/w': 0,
+  'shared/_Block_0/w': 1,
+  'shared/_Block_1/w': 2,
+  'tasks/a/Dense_0/w': 3,
+}
 
 
 def test_discriminative_rates():
-  tx = transfer.scale_by_layer(0.5)
+  tx = transfer.scale_by_layer(0.5, LAYERS)
   updates, _ = tx.update(jax.tree.map(jnp.ones_like, PARAMS), tx.init(PARAMS), PARAMS)
   rates = {path: value[0] for path, value in flat(updates).items()}
   assert rates == {
@@ -189,7 +198,7 @@ def test_discriminative_rates():
 
 
 def test_gradual_unfreezing():
-  tx = optax.chain(optax.sgd(1.0), transfer.unfreeze_gradually(2))
+  tx = optax.chain(optax.sgd(1.0), transfer.unfreeze_gradually(2, LAYERS))
   state = tx.init(PARAMS)
   moved = []
   step = jax.jit(tx.update)

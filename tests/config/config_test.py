@@ -7,7 +7,7 @@ import pytest
 from mtl_jax import config as config_lib
 from mtl_jax import encoders, errors, heads, optim, sharing
 from mtl_jax.build import balance as balance_lib
-from mtl_jax.config import checks
+from mtl_jax.config import sections
 from mtl_jax.data import builders
 
 
@@ -22,7 +22,7 @@ def _config(**changes):
 
 def test_the_default_has_options_for_every_choice():
   plain = config_lib.plain(config_lib.default())
-  for section, names in checks.CHOICES.items():
+  for section, names in sections.CHOICES.items():
     node = plain
     for part in section.split('.'):
       node = node[part]
@@ -34,8 +34,8 @@ def test_the_default_has_options_for_every_choice():
       'custom',  # options of a user's own encoder
     }
   files = {'bert'}  # read from a folder
-  assert set(checks.CHOICES['encoder']) == {*encoders.ENCODERS} | files
-  assert set(checks.CHOICES['sharing']) == set(sharing.SHARING)
+  assert set(sections.CHOICES['encoder']) == {*encoders.ENCODERS} | files
+  assert set(sections.CHOICES['sharing']) == set(sharing.SHARING)
   for name in encoders.TEXT:
     encoders.get(name, embedding=None, **plain['encoder'][name])
   for name in encoders.ARRAYS:
@@ -93,7 +93,7 @@ def test_names_with_commas_are_split_in_only():
     ({'balance.name': 'pcgrad+gradnorm'}, "'pcgrad' makes one direction"),
     ({'encoder.name': 'transfomer'}, r"encoder.name: no 'transfomer'; did you mean 'transformer'"),
     ({'sharing.name': 'sof'}, r"sharing.name: no 'sof'; did you mean 'soft'"),
-    ({'sharing.name': 'lora', 'sharing.lora.rank': 0}, 'sharing.lora: rank=0 must be 1'),
+    ({'sharing.name': 'lora', 'sharing.lora.rank': 0}, 'sharing.lora.rank: need 1 or more, not 0'),
     (
       {'sharing.name': 'cgc', 'sharing.cgc.common': '('},
       'sharing.cgc.common: .* is no regular',

@@ -19,8 +19,8 @@ from tensorboardX.proto import event_pb2
 from mtl_jax import checkpoint, encoders, errors, heads, optim, sharding, sharing
 from mtl_jax import config as config_lib
 from mtl_jax.build import balance as balance_lib
+from mtl_jax.build import layers as layers_lib
 from mtl_jax.build import optimizer
-from mtl_jax.config import checks
 from mtl_jax.run import console as console_lib
 from mtl_jax.run import early_stopping
 from mtl_jax.run import window as window_lib
@@ -42,6 +42,9 @@ def _run(**changes):
   config.train.steps = 100
   config.update_from_flattened_dict(changes)
   return config_lib.resolve(config)[0]
+
+
+PARTS = layers_lib.Parts({}, undecayed=frozenset({'shared/b'}))  # of these parameters
 
 
 def _params():
@@ -68,15 +71,15 @@ def test_l2_is_the_gradient_of_the_penalty_and_is_added_before_clipping():
   norm = np.sqrt(sum(np.sum(leaf.astype(np.float64) ** 2) for leaf in jax.tree.leaves(whole)))
   assert norm > 0.5
   expected = jax.tree.map(lambda g: -2.0 * g * 0.5 / norm, whole)
-  tx = optimizer.build(run, optimizer.build_schedule(run, 100))
+  tx = optimizer.build(run, optimizer.build_schedule(run, 100), PARTS)
   updates, _ = jax.jit(tx.update)(jax.grad(loss)(params, 0.0), tx.init(params), params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
 
 
 @pytest.mark.usefixtures('standard_promotion')
-def test_weight_decay_falls_on_matrices_only():
+def test_weight_decay_leaves_alone_what_is_spared():
   run = _run(**{'optimizer.adamw.weight_decay': 0.1, 'optimizer.schedule.name': 'constant'})
-  tx = optimizer.build(run, optimizer.build_schedule(run, 100))
+  tx = optimizer.build(run, optimizer.build_schedule(run, 100), PARTS)
   params = _params()
   updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
   np.testing.assert_allclose(updates['shared']['w'], -1e-3 * 0.1 * params['shared']['w'], rtol=1e-5)
@@ -98,9 +101,11 @@ def test_weight_decay_spares_what_is_a_vector_in_each_column(name, spared):
   tasks = [Task(task, heads.Classification(2)) for task in ('pos', 'lemma')]
   inputs = {'tokens': jnp.ones((2, 5), jnp.int32), 'mask': jnp.ones((2, 5), bool)}
   batch = {'inputs': inputs, 'targets': {task.name: jnp.zeros(2, jnp.int32) for task in tasks}}
-  params = jax.jit(sharing.get(name)(encoder, tasks).init)(jax.random.key(0), batch)
+  model = sharing.get(name)(encoder, tasks)
+  params = jax.jit(model.init)(jax.random.key(0), batch)
   params = jax.tree.map(jnp.ones_like, params)
-  tx = optimizer.build(_run(), optax.constant_schedule(1.0))
+  parts = layers_lib.parts_of(model, batch)
+  tx = optimizer.build(_run(), optax.constant_schedule(1.0), parts)
   updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
   for path, update in jax.tree_util.tree_leaves_with_path(updates):
     where = sharding.path_of(path)
@@ -109,10 +114,10 @@ def test_weight_decay_spares_what_is_a_vector_in_each_column(name, spared):
 
 
 @pytest.mark.usefixtures('standard_promotion')
-@pytest.mark.parametrize('name', checks.CHOICES['optimizer'])
+@pytest.mark.parametrize('name', optimizer.OPTIMIZERS)
 def test_every_optimizer_goes_down(name):
   run = _run(**{'optimizer.name': name})
-  tx = optimizer.build(run, optimizer.build_schedule(run, 100))
+  tx = optimizer.build(run, optimizer.build_schedule(run, 100), PARTS)
   params = _params()
   updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
   assert (

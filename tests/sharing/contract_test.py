@@ -37,7 +37,7 @@ def mlp(name):
 
 
 def transformer(name):
-  encoder = encoders.Transformer(encoders.Embedding(50, 16), 16, 1, 2, 16)
+  encoder = encoders.Transformer(encoders.Embedding(50, 16, dropout=0.0), 16, 1, 2, 16, dropout=0.0)
   return share(name)(encoder, [task for task in models.tasks() if task.name in TEXT_TASKS])
 
 

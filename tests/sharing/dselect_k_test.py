@@ -192,10 +192,10 @@ def test_a_power_of_two_without_entropy_has_no_penalty():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'experts': 1, 'k': 1}, 'experts=1'),
+    ({'experts': 1, 'k': 1}, 'dselect_k.experts: need 2 or more'),
     ({'experts': 4, 'k': 5}, 'k=5'),
-    ({'gamma': 0.0}, 'gamma=0.0'),
-    ({'entropy': -1.0}, 'entropy=-1.0'),
+    ({'gamma': 0.0}, 'dselect_k.gamma: need more than 0'),
+    ({'entropy': -1.0}, 'dselect_k.entropy: need 0 or more'),
     ({'common': '('}, 'no regular expression'),
   ],
 )

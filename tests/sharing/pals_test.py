@@ -33,7 +33,7 @@ def batch():
 
 
 def transformer(**options):
-  embedding = encoders.Embedding(V, 8)
+  embedding, options = encoders.Embedding(V, 8, dropout=0.0), {'dropout': 0.0} | options
   return encoders.Transformer(
     embedding, features=8, layers=2, heads=2, mlp_features=10, max_length=S, **options
   )

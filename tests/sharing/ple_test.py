@@ -32,7 +32,7 @@ def tasks():
 
 
 def model(name='ple', **options):
-  return sharing.get(name)(Tokens(encoders.Embedding(V, 3)), tasks(), **options)
+  return sharing.get(name)(Tokens(encoders.Embedding(V, 3, dropout=0.0)), tasks(), **options)
 
 
 def batch():
@@ -124,9 +124,9 @@ def test_gates_read_an_image_then_the_mean_of_its_states():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'shared_experts': 0}, 'shared_experts=0'),
-    ({'task_experts': 0}, 'task_experts=0'),
-    ({'levels': 0}, 'levels=0'),
+    ({'shared_experts': 0}, 'ple.shared_experts: need 1 or more'),
+    ({'task_experts': 0}, 'ple.task_experts: need 1 or more'),
+    ({'levels': 0}, 'ple.levels: need 1 or more'),
     ({'layers': '('}, 'no regular expression'),
     ({'levels': 4}, 'levels=4, but layers=.* finds 3 in the encoder: Dense_0, Dense_1, Dense_2'),
     ({'layers': 'Block'}, "matches 'Block'; there are embedding"),

@@ -170,9 +170,8 @@ def test_a_task_without_labels_still_trains_the_encoders():
 def test_text_is_pooled_and_padding_left_out():
   """Examples of padding alone, and what padding holds, change no loss."""
   inputs = models.inputs(batch=6)
-  encoder = encoders.get(
-    'bilstm', embedding=encoders.Embedding(50, 6, pieces_vocab_size=20), features=3
-  )
+  embedding = encoders.Embedding(50, 6, pieces_vocab_size=20, dropout=0.0)
+  encoder = encoders.get('bilstm', embedding=embedding, features=3, dropout=0.0)
   task = Task('intent', heads.get('classification', num_classes=5, pooling='mean'))
   model = sharing.shared_private(encoder, [task], adversarial=0.7, orthogonality=0.4)
   labels = np.array([0, 1, -1, 2, -1, -1], np.int32)
@@ -224,8 +223,8 @@ def test_the_adversary_takes_the_task_out_of_the_shared_features():
 
 def test_options_that_cannot_be():
   for options, match in (
-    ({'adversarial': -0.1}, 'adversarial=-0'),
-    ({'orthogonality': float('nan')}, 'orthogonality=nan'),
+    ({'adversarial': -0.1}, 'shared_private.adversarial: need 0 or more'),
+    ({'orthogonality': float('nan')}, 'shared_private.orthogonality: need 0 or more'),
     ({'common': '('}, r'shared_private\.common'),
   ):
     with pytest.raises(ValueError, match=match):
