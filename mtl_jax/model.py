@@ -12,8 +12,7 @@ from jax.interpreters import partial_eval
 
 from mtl_jax import sharding
 from mtl_jax.gradients import halves
-from mtl_jax.protocols import Example
-from mtl_jax.tasks import Task
+from mtl_jax.protocols import Example, LabelledTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ class MultiTaskModel:
   """
 
   shared: nn.Module
-  tasks: tuple[Task, ...]
+  tasks: tuple[LabelledTask, ...]
   modules: Mapping[str, nn.Module] | None = None
   penalty: Callable[[Any], jax.Array] | None = None
   frozen: tuple[str, ...] = ()
@@ -95,7 +94,7 @@ class MultiTaskModel:
     """The tasks' names in order."""
     return tuple(task.name for task in self.tasks)
 
-  def task(self, name: str) -> Task:
+  def task(self, name: str) -> LabelledTask:
     """The task called `name`; KeyError if there is none."""
     return {task.name: task for task in self.tasks}[name]
 

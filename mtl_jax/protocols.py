@@ -15,6 +15,43 @@ Example = Mapping[str, Any]
 State = Any
 
 
+class LabelledTask(Protocol):
+  """What a model asks of its tasks; `mtl_jax.Task` is one."""
+
+  @property
+  def name(self) -> str:
+    """Its name."""
+
+  @property
+  def head(self) -> Any:
+    """A Flax module `(features, inputs, train=False) -> outputs`."""
+
+  @property
+  def metrics(self) -> tuple[str, ...]:
+    """Names of metrics of its kind, the main one first."""
+
+  @property
+  def rules(self) -> Any:
+    """Its kind, a `mtl_jax.kinds.Kind`."""
+
+  @property
+  def weight(self) -> float:
+    """What multiplies its loss."""
+
+  def elements(
+    self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """Unweighted loss values of every label, and which of them are valid."""
+
+  def mean_loss(
+    self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """The weighted mean of the valid values `[]`, and their count `[]`."""
+
+  def predictions(self, outputs: Any) -> jax.Array:
+    """What the outputs predict, in the shape of the targets."""
+
+
 # Models
 
 

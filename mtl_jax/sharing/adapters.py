@@ -13,8 +13,8 @@ from flax import linen as nn
 from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.model import Layout, init_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.tasks import Task
 
 Shape = Any
 
@@ -22,7 +22,7 @@ Shape = Any
 @options.checked
 def adapters(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   features: options.Count = 64,
@@ -73,7 +73,7 @@ def adapters(
 @options.checked
 def lora(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   rank: options.Count = 8,

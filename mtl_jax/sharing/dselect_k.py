@@ -12,10 +12,9 @@ from flax import linen as nn
 
 from mtl_jax import options
 from mtl_jax.model import Layout, MultiTaskModel
-from mtl_jax.protocols import Example
+from mtl_jax.protocols import Example, LabelledTask
 from mtl_jax.sharing import _layers
 from mtl_jax.sharing import experts as mixtures
-from mtl_jax.tasks import Task
 
 _LEAST = 0.01  # of what a selector gives to experts: below, the tangent stands for 1/s
 
@@ -23,7 +22,7 @@ _LEAST = 0.01  # of what a selector gives to experts: below, the tangent stands 
 @options.checked
 def dselect_k(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   experts: Annotated[int, options.Range(2)] = 4,
   k: options.Count = 2,

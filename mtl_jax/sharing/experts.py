@@ -12,8 +12,8 @@ from flax import linen as nn
 from mtl_jax import options, sharding
 from mtl_jax.heads import pooling
 from mtl_jax.model import Layout, MultiTaskModel, init_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _layers
-from mtl_jax.tasks import Task
 
 COMMON = 'embedding/'
 PLACES = ('shared/experts',)  # where `Experts` have their encoders in a model's parameters
@@ -21,7 +21,11 @@ PLACES = ('shared/experts',)  # where `Experts` have their encoders in a model's
 
 @options.checked
 def mmoe(
-  encoder: nn.Module, tasks: Sequence[Task], *, experts: options.Count = 4, common: str = COMMON
+  encoder: nn.Module,
+  tasks: Sequence[LabelledTask],
+  *,
+  experts: options.Count = 4,
+  common: str = COMMON,
 ) -> MultiTaskModel:
   """Multi-gate mixture-of-experts: task i reads Σₑ softmax(x·Wᵢ + bᵢ)ₑ · expertₑ(x).
 
@@ -40,7 +44,7 @@ def mmoe(
     ValueError: fewer than one expert, a malformed expression.
 
   References:
-    Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
+    Ma et al., Modeling LabelledTask Relationships in Multi-task Learning with Multi-gate
     Mixture-of-Experts, KDD 2018, eq. 6 and 7.
   """
   _layers.check(common, 'mmoe.common')
@@ -53,7 +57,7 @@ def mmoe(
 @options.checked
 def cgc(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   shared_experts: options.Natural = 2,
   task_experts: options.Natural = 1,

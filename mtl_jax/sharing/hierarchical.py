@@ -16,8 +16,8 @@ from mtl_jax.encoders import protocol
 from mtl_jax.heads import pooling
 from mtl_jax.kinds import Kind
 from mtl_jax.model import Layout, MultiTaskModel, apply_module, init_module, read_by
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _layers
-from mtl_jax.tasks import Task
 
 _LAST = -1
 
@@ -25,7 +25,7 @@ _LAST = -1
 @options.checked
 def hierarchical(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   depths: Sequence[str] = (),

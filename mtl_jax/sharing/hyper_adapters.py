@@ -11,8 +11,8 @@ from flax import linen as nn
 from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.model import Layout, init_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.tasks import Task
 
 _START = 0.1  # deviation of the generated weights at the start
 _EPSILON = 1e-5  # added to variances
@@ -21,7 +21,7 @@ _EPSILON = 1e-5  # added to variances
 @options.checked
 def hyper_adapters(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   features: options.Count = 24,

@@ -14,15 +14,15 @@ from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.gradients import halves
 from mtl_jax.model import Layout, MultiTaskModel
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.sharing import experts as mixtures
-from mtl_jax.tasks import Task
 
 
 @options.checked
 def ltb(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   children: options.Count = 4,
   layers: str = '',
@@ -158,7 +158,7 @@ def parse_tree(texts: Sequence[str], tasks: Sequence[str]) -> dict[str, tuple[in
 
 def _fixed(
   encoder: nn.Module,
-  tasks: tuple[Task, ...],
+  tasks: tuple[LabelledTask, ...],
   tree: Mapping[str, tuple[int, ...]],
   layers: str,
   common: str,

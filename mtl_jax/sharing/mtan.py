@@ -15,12 +15,12 @@ from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.heads import pooling
 from mtl_jax.model import Layout, MultiTaskModel, init_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _layers
-from mtl_jax.tasks import Task
 
 
 @options.checked
-def mtan(encoder: nn.Module, tasks: Sequence[Task], *, layers: str = '') -> MultiTaskModel:
+def mtan(encoder: nn.Module, tasks: Sequence[LabelledTask], *, layers: str = '') -> MultiTaskModel:
   """Every task has a mask a_j in (0, 1) over the features of every layer, and reads the last ones.
 
       â_j = a_j ⊙ p_j,   a_j = h_j(g_j([u_j; f_j(â_{j−1})])),   a_1 = h_1(g_1(u_1))

@@ -11,14 +11,14 @@ from flax import linen as nn
 from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.model import Layout, init_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.tasks import Task
 
 
 @options.checked
 def pals(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   features: options.Count = 32,

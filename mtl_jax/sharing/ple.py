@@ -14,14 +14,14 @@ from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.heads import pooling
 from mtl_jax.model import Layout, MultiTaskModel
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _layers, experts
-from mtl_jax.tasks import Task
 
 
 @options.checked
 def ple(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   shared_experts: options.Count = 2,
   task_experts: options.Count = 1,

@@ -13,17 +13,17 @@ from flax import traverse_util
 from mtl_jax import options
 from mtl_jax.gradients import halves
 from mtl_jax.heads import pooling
+from mtl_jax.kinds import MISSING, softmax_cross_entropy
 from mtl_jax.model import Layout, apply_module, init_module
-from mtl_jax.protocols import Example
+from mtl_jax.protocols import Example, LabelledTask
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.sharing.experts import COMMON
-from mtl_jax.tasks import MISSING, Task, softmax_cross_entropy
 
 
 @options.checked
 def shared_private(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   private: bool = True,
   adversarial: options.Amount = 0.05,

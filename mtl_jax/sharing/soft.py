@@ -12,14 +12,14 @@ from flax import linen as nn
 from mtl_jax import errors, options, sharding
 from mtl_jax.gradients import halves
 from mtl_jax.model import Layout, apply_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.tasks import Task
 
 
 @options.checked
 def soft(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   penalty: str = 'mean',
   strength: options.Amount = 1e-3,
