@@ -44,7 +44,7 @@ def mmoe(
     ValueError: fewer than one expert, a malformed expression.
 
   References:
-    Ma et al., Modeling LabelledTask Relationships in Multi-task Learning with Multi-gate
+    Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
     Mixture-of-Experts, KDD 2018, eq. 6 and 7.
   """
   _layers.check(common, 'mmoe.common')

@@ -4,29 +4,18 @@
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from mtl_jax import gradients, protocols, sharding
+from mtl_jax import gradients, protocols
 from mtl_jax.optim import _base
-from mtl_jax.train_step import _path, _watch
+from mtl_jax.train_step import _path, _result, _watch
+from mtl_jax.train_step._result import Result
 
 AT = ('parameters', 'representation')
 JACOBIAN = ('auto', 'stacked', 'sequential', 'matrix_free')
-_BALANCE = 2**32 - 1  # apart from what `halves` folds in: twice a task's index, and one more
-
-
-class Result(NamedTuple):
-  """Losses `[T]`, present `[T]`, the gradient of all parameters, the balance's state, metrics."""
-
-  losses: jax.Array
-  present: jax.Array
-  grads: Any
-  balance_state: Any
-  metrics: dict[str, jax.Array]
 
 
 def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Result]:
@@ -95,7 +84,7 @@ class _Losses:
       lambda params: _path.losses_of(self._model, params, batch, key), params, has_aux=True
     )
     weights, balance_state = _base.weigh(
-      self._weighting, balance_state, losses=losses, present=present, key=_balance_key(key)
+      self._weighting, balance_state, losses=losses, present=present, key=_result.balance_key(key)
     )
     (grads,) = pull(weights)
     finite = _watch.finite_sum(self._model, losses, grads)
@@ -126,7 +115,7 @@ class _Gramian:
     usable = jacobian.present & jnp.isfinite(jacobian.losses)
     weights = jnp.where(usable, weights, 0.0)
     shared, weights = _base.bounded(self._weighting, balance_state, jacobian.pull(weights), weights)
-    result = _pulled(self._model, params, jacobian, shared, weights, new_state)
+    result = _result.pulled(self._model, params, jacobian, shared, weights, new_state)
     tasks = weights.shape[0]
     unknown = {
       'gradient_norm': jnp.full(tasks, jnp.nan, jnp.float32),
@@ -138,7 +127,7 @@ class _Gramian:
 
   def _whole(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
     options, count = self._options, self._weighting.batches
-    parts = [batch] if count == 1 else [_part(batch, k, count) for k in range(count)]
+    parts = [batch] if count == 1 else [_result.part_of(batch, k, count) for k in range(count)]
     keys = [key] if count == 1 else jax.random.split(key, count)
     shared = _path.shared_of(params)
     tasks = _path.tasks_in(self._model, params, batch)
@@ -177,7 +166,7 @@ class _Gramian:
       present=present,
       losses=losses,
       gramian=gram,
-      key=_balance_key(key),
+      key=_result.balance_key(key),
       **extra,
     )
     direction, weights = _base.bounded(
@@ -190,7 +179,7 @@ class _Gramian:
     if options.monitor:
       metrics |= _watch.monitored(norms, _base.dot(norms, weights), present)
     metrics['finite'] = _watch.finite(self._model, losses, metrics['gradient_norm'], tasks)
-    grads = _join(params, direction, tasks)
+    grads = _result.join(params, direction, tasks)
     return Result(losses, present, grads, new_state, metrics)
 
 
@@ -214,21 +203,21 @@ class _Stacked:
     direction = rows
     weights: dict[str, jax.Array] = {}
     if jax.tree.leaves(shared):  # else there is nothing to balance
-      direction, balance_state, weights = _update(
+      direction, balance_state, weights = _result.update(
         self._balance,
         rows,
         balance_state,
         shared,
         losses=jacobian.losses,
         present=jacobian.present,
-        key=_balance_key(key),
+        key=_result.balance_key(key),
       )
-    _check_direction(direction, shared)
+    _result.check_direction(direction, shared)
     metrics = _watch.of_rows(rows, direction, jacobian, options) | weights
     metrics['finite'] = _watch.finite(
       self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
     )
-    grads = _join(params, direction, jacobian.tasks)
+    grads = _result.join(params, direction, jacobian.tasks)
     return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
 
 
@@ -248,7 +237,11 @@ class _Representation:
     features = jacobian.representation
     assert features is not None
     tasks, places = jacobian.losses.shape[0], jnp.array(features.places)
-    known = {'losses': jacobian.losses, 'present': jacobian.present, 'key': _balance_key(key)}
+    known = {
+      'losses': jacobian.losses,
+      'present': jacobian.present,
+      'key': _result.balance_key(key),
+    }
     if protocols.weighting_of(self._balance) is None:
       return self._inside(params, balance_state, jacobian, known)
     if features.shared:
@@ -264,7 +257,7 @@ class _Representation:
     if self._options.monitor:
       metrics |= _watch.monitored(gram, _base.dot(gram, weights), jacobian.present)
     metrics['finite'] = _watch.finite(self._model, jacobian.losses, metrics['gradient_norm'], own)
-    grads = _join(params, direction, own)
+    grads = _result.join(params, direction, own)
     return Result(jacobian.losses, jacobian.present, grads, new_state, metrics)
 
   def _inside(
@@ -289,12 +282,12 @@ class _Representation:
         "at='representation': this method keeps state of the parameters' shapes, so it works "
         "at='parameters' only."
       )
-    cotangent, balance_state, weights = _update(self._balance, rows, balance_state, **known)
+    cotangent, balance_state, weights = _result.update(self._balance, rows, balance_state, **known)
     metrics = _watch.of_rows(rows, cotangent, jacobian, self._options) | weights
     metrics['finite'] = _watch.finite(
       self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
     )
-    grads = _join(params, features.pull(cotangent), jacobian.tasks)
+    grads = _result.join(params, features.pull(cotangent), jacobian.tasks)
     return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
 
 
@@ -312,20 +305,20 @@ class _Functions:
     # Validation is without dropout where the model lets us say so.
     held_key = None if gradients.has_two_halves(model) else key
     if validation is None:
-      batch, validation = _part(batch, 0, 2), _part(batch, 1, 2)
+      batch, validation = _result.part_of(batch, 0, 2), _result.part_of(batch, 1, 2)
     losses, present = _path.losses_of(model, params, batch, key)
-    grads, balance_state, metrics = _update(
+    grads, balance_state, metrics = _result.update(
       self._balance,
       None,
       balance_state,
       params,
       losses=losses,
       present=present,
-      key=_balance_key(key),
+      key=_result.balance_key(key),
       loss_fn=lambda p: _path.losses_of(model, p, batch, key)[0],
       validation_fn=lambda p: _path.losses_of(model, p, validation, held_key)[0],
     )
-    _check_direction(grads, params)
+    _result.check_direction(grads, params)
     if self._options.monitor:
       metrics |= _watch.of_model(model, params, batch, key, grads, self._options, self._logged)
     metrics['finite'] = _watch.finite_sum(model, losses, grads)
@@ -349,67 +342,6 @@ def _one_backward(
     present=jacobian.present,
     losses=jacobian.losses,
     gramian=jnp.zeros((tasks, tasks), jnp.float32),
-    key=_balance_key(key),
+    key=_result.balance_key(key),
   )
-  return _pulled(model, params, jacobian, jacobian.pull(weights), weights, balance_state)
-
-
-def _pulled(
-  model: Any,
-  params: Any,
-  jacobian: gradients.Jacobian,
-  shared: Any,
-  weights: jax.Array,
-  balance_state: Any,
-) -> Result:
-  grads = _join(params, shared, jacobian.tasks)
-  metrics = {'weight': weights, 'finite': _watch.finite_sum(model, jacobian.losses, grads)}
-  return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
-
-
-def _update(
-  balance: Any, updates: Any, state: Any, params: Any = None, **known: Any
-) -> tuple[Any, Any, dict[str, jax.Array]]:
-  """A method's direction and state, and its weights as metrics, where it tells them."""
-  weighed = protocols.weighed_of(balance)
-  if weighed is None:
-    transform = optax.with_extra_args_support(balance)
-    direction, state = transform.update(updates, state, params, **known)
-    return direction, state, {}
-  direction, state, weights = weighed(updates, state, params, **known)
-  return direction, state, {'weight': weights}
-
-
-def _part(batch: Any, index: int, count: int) -> Any:
-  """Every count-th example from `index` on: one of `count` independent batches."""
-
-  def part(leaf: Any) -> Any:
-    if jnp.ndim(leaf) < 1 or leaf.shape[0] < count:
-      raise ValueError(
-        f'This method splits a batch into {count} independent ones, but an array of the batch has '
-        f'the shape {jnp.shape(leaf)}.'
-      )
-    return leaf[index::count]
-
-  return jax.tree.map(part, batch)
-
-
-def _balance_key(key: jax.Array) -> jax.Array:
-  return jax.random.fold_in(key, _BALANCE)
-
-
-def _join(params: Any, shared: Any, tasks: Any) -> Any:
-  return {'shared': shared, 'tasks': tasks} if gradients.is_split(params) else shared
-
-
-def _check_direction(direction: Any, params: Any) -> None:
-  """Refuses a balance that leaves the task axis, or is no balance at all."""
-
-  def check(path: tuple[Any, ...], leaf: Any, param: Any) -> None:
-    if jnp.shape(leaf) != jnp.shape(param):
-      raise ValueError(
-        f'balance gave {sharding.path_of(path)!r} the shape {jnp.shape(leaf)} for parameters of '
-        f'shape {jnp.shape(param)}: the chain must end with a balancer such as pcgrad().'
-      )
-
-  jax.tree_util.tree_map_with_path(check, direction, params)
+  return _result.pulled(model, params, jacobian, jacobian.pull(weights), weights, balance_state)
