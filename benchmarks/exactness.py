@@ -144,7 +144,8 @@ def split(rows: jax.Array) -> dict[str, jax.Array]:
 
 def cosines() -> Errors:
   """Matrix-free beside stacked gradients, on an MLP whose products are the model's own."""
-  model, batch = steps.mlp(4), steps.batch_of(steps.vectors, 4, 256)
+  setup = steps.Setup()
+  model, batch = steps.mlp(4, setup), steps.batch_of(steps.vectors, 4, 256, setup)
   found = {}
   for precision in ('default', 'highest'):
     for way in ('stacked', 'matrix_free'):

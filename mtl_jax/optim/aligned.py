@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _solvers, _spectrum
+from mtl_jax.optim import _arguments, _base, _solvers, _spectrum
 
 _SCALE_MODES = ('min', 'median', 'rmse')
 
@@ -57,7 +57,7 @@ def aligned_mtl(
       f"aligned_mtl: scale_mode must be 'min', 'median' or 'rmse', not {scale_mode!r}."
     )
 
-  _base.check_per_task(preference, 'aligned_mtl: preference', least='positive')
+  _arguments.check_per_task(preference, 'aligned_mtl: preference', least='positive')
 
   @_base.exactly
   def weights(gramian, p):
@@ -73,7 +73,7 @@ def aligned_mtl(
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, key, extra_args
-    p = _base.preferences(preference, present, 'aligned_mtl')
+    p = _arguments.preferences(preference, present, 'aligned_mtl')
     return weights(gramian, p), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax.optim import _base, _bilevel
+from mtl_jax.optim import _arguments, _base, _bilevel
 
 
 class AutoLambdaState(NamedTuple):
@@ -72,11 +72,11 @@ def auto_lambda(
     >>> [f'{weight:.2f}' for weight in state.weights.tolist()]
     ['0.11', '0.09']
   """
-  _base.check_per_task(primary, 'auto_lambda: primary', least='zero')
+  _arguments.check_per_task(primary, 'auto_lambda: primary', least='zero')
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'auto_lambda')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'auto_lambda')
     if primary is not None and len(primary) != tasks:
       raise ValueError(f'auto_lambda: primary is for {len(primary)} tasks; there are {tasks}.')
     weights = jnp.full(tasks, initial_weight, jnp.float32)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _solvers
+from mtl_jax.optim import _arguments, _base, _solvers
 
 _RESCALES = ('none', '1+c2', '1+c')
 
@@ -60,11 +60,11 @@ def cagrad(
     raise ValueError(f'cagrad: c must be 0 or more, not {c!r}.')
   if rescale not in _RESCALES:
     raise ValueError(f'cagrad: rescale must be one of {_RESCALES}, not {rescale!r}.')
-  _base.check_per_task(preference, 'cagrad: preference', least='positive')
+  _arguments.check_per_task(preference, 'cagrad: preference', least='positive')
 
   def update(state, *, present, losses=None, gramian=None, **extra_args):
     del losses, extra_args
-    wanted = _base.preferences(preference, present, 'cagrad')
+    wanted = _arguments.preferences(preference, present, 'cagrad')
     radius = jnp.asarray(c, jnp.float32)
     weights = _weights(gramian, wanted, radius)
     if rescale != 'none':

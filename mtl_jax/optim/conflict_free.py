@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base, _solvers, _spectrum
+from mtl_jax.optim import _arguments, _base, _solvers, _spectrum
 
 
 def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balancer:
@@ -48,11 +48,11 @@ def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balan
     >>> [f'{x:.2f}' for x in tx.update(grads, tx.init(jnp.zeros(2)))[0]]
     ['2.50', '2.50']
   """
-  _base.check_per_task(preference, 'config: preference', least='positive')
+  _arguments.check_per_task(preference, 'config: preference', least='positive')
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, key, extra_args
-    return _weights(gramian, _base.preferences(preference, present, 'config')), state
+    return _weights(gramian, _arguments.preferences(preference, present, 'config')), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base, _rows
+from mtl_jax.optim import _arguments, _base, _rows
 
 _EPSILON = 1e-8
 
@@ -66,12 +66,12 @@ def db_mtl(
   """
 
   def init(params, tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'db_mtl')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'db_mtl')
     return DBMTLState(_rows.zeros(params, tasks), jnp.zeros(tasks, jnp.int32))
 
   def update(updates, state, *, present, losses=None, key=None, **extra_args):
     del key, extra_args
-    losses = _base.require_losses(losses, 'db_mtl')
+    losses = _arguments.require_losses(losses, 'db_mtl')
     usable = present & jnp.isfinite(losses) & jnp.isfinite(gradients.norms(updates))
     usable = usable & (losses > 0)
     scale = 1.0 / (jnp.where(usable, losses, 1.0) + _EPSILON)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 _SMALLEST_KPI = 1e-6
 
@@ -67,16 +67,16 @@ def dtp(
     raise ValueError(f'dtp: decay must be in [0, 1), not {decay}.')
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'dtp')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'dtp')
     return DTPState(jnp.full(tasks, jnp.nan, jnp.float32))
 
   def update(state, *, present, losses=None, kpis=None, **extra_args):
     del extra_args
     running = state.kpis
-    losses = _base.require_losses(losses, 'dtp', running.shape[0])
+    losses = _arguments.require_losses(losses, 'dtp', running.shape[0])
     new = jnp.exp(-losses)
     if kpis is not None:
-      given = _base.per_task(kpis, present, 1.0, 'dtp: kpis')
+      given = _arguments.per_task(kpis, present, 1.0, 'dtp: kpis')
       new = jnp.where(jnp.isnan(given), jnp.where(jnp.isnan(running), new, running), given)
     new = jnp.clip(new, _SMALLEST_KPI, 1.0)
     mean = jnp.where(jnp.isnan(running), new, decay * running + (1 - decay) * new)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 _LARGEST_RATIO = 1e6
 
@@ -78,7 +78,7 @@ def dwa(
     raise ValueError(f'dwa: period must be at least 1 step, not {period}.')
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'dwa')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'dwa')
     return DWAState(
       jnp.zeros(tasks, jnp.float32),
       jnp.zeros(tasks, jnp.int32),
@@ -90,7 +90,7 @@ def dwa(
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
     last, before_last = state.last, state.before_last
-    losses = _base.require_losses(losses, 'dwa', last.shape[0])
+    losses = _arguments.require_losses(losses, 'dwa', last.shape[0])
     known = jnp.isfinite(before_last) & (before_last > 0)
     ratios = jnp.where(known, last / jnp.where(known, before_last, 1.0), 1.0)
     ratios = jnp.clip(ratios, 0.0, _LARGEST_RATIO)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base, _rows
+from mtl_jax.optim import _arguments, _base, _rows
 
 _EPSILON = 1e-7
 
@@ -63,7 +63,7 @@ def excess_mtl(
   """
 
   def init(params, tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'excess_mtl')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'excess_mtl')
     return ExcessMTLState(
       _rows.zeros(params, tasks),
       jnp.ones(tasks, jnp.float32),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 _EPSILON = 1e-8
 
@@ -82,19 +82,19 @@ def famo(
     >>> [f'{logit:.3f}' for logit in state.logits.tolist()]
     ['-0.025', '0.025']
   """
-  _base.check_per_task(min_losses, 'famo: min_losses')
+  _arguments.check_per_task(min_losses, 'famo: min_losses')
   if optimizer is None:
     tx = optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate))
   else:
     tx = optimizer
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'famo')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'famo')
     logits = jnp.zeros(tasks, jnp.float32)
     return FAMOState(logits, tx.init(logits), jnp.full(tasks, jnp.nan, jnp.float32))
 
   def bounds(present):
-    return _base.per_task(min_losses, present, 0.0, 'famo: min_losses')
+    return _arguments.per_task(min_losses, present, 0.0, 'famo: min_losses')
 
   def above(losses, bound):
     return jnp.isfinite(losses) & (losses > bound)
@@ -104,7 +104,7 @@ def famo(
     bound = bounds(present)
     present = present & above(losses, bound) & above(new_losses, bound)
     grads = _base.exactly(_gradient)(state.logits, losses, new_losses, bound, present)
-    steps, opt_state = _base.step_present(tx, grads, state.opt_state, state.logits, present)
+    steps, opt_state = _arguments.step_present(tx, grads, state.opt_state, state.logits, present)
     # With no task to learn from, Adam does not count the step either.
     opt_state = jax.tree.map(
       lambda new, old: jnp.where(jnp.any(present), new, old), opt_state, state.opt_state
@@ -113,7 +113,7 @@ def famo(
 
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
-    losses = _base.require_losses(losses, 'famo', state.logits.shape[0])
+    losses = _arguments.require_losses(losses, 'famo', state.logits.shape[0])
     state = learn(state, state.losses, losses, present)
     here = present & above(losses, bounds(present))
     weights = _base.exactly(_weights)(state.logits, losses, bounds(present), here)

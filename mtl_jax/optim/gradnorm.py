@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mtl_jax import gradients, sharding
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 _SMALLEST_WEIGHT = 1e-6
 
@@ -77,14 +77,14 @@ def gradnorm(
     raise ValueError(f'gradnorm: parameters={parameters!r}: {e}') from None
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'gradnorm')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'gradnorm')
     weights = jnp.ones(tasks, jnp.float32)
     return GradNormState(weights, jnp.full(tasks, jnp.nan, jnp.float32), tx.init(weights))
 
   def update(state, *, present, losses=None, gramian=None, stacked=None, **extra_args):
     del extra_args
     weights = state.weights
-    losses = _base.require_losses(losses, 'gradnorm', weights.shape[0])
+    losses = _arguments.require_losses(losses, 'gradnorm', weights.shape[0])
     norms = jnp.sqrt(jnp.diagonal(gramian))
     if parameters:
       norms = jnp.where(present, _norms_of(stacked, pattern), 0.0)
@@ -102,7 +102,7 @@ def gradnorm(
     target = mean_norm * rate**alpha
     grads = here * jnp.sign(scaled - target) * norms
 
-    steps, opt_state = _base.step_present(tx, grads, state.opt_state, weights, usable)
+    steps, opt_state = _arguments.step_present(tx, grads, state.opt_state, weights, usable)
     moved = jnp.where(usable, jnp.maximum(weights + steps, _SMALLEST_WEIGHT), weights)
     moved = moved * (weights.shape[0] / jnp.sum(moved))
     return weights, GradNormState(moved, first, opt_state)

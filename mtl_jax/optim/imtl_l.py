@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 class IMTLLState(NamedTuple):
@@ -59,17 +59,17 @@ def imtl_l(
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
   def init(tasks):
-    zeros = jnp.zeros(_base.known_tasks(tasks, num_tasks, 'imtl_l'), jnp.float32)
+    zeros = jnp.zeros(_arguments.known_tasks(tasks, num_tasks, 'imtl_l'), jnp.float32)
     return IMTLLState(zeros, tx.init(zeros))
 
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
     s = state.log_scales
-    losses = _base.require_losses(losses, 'imtl_l', s.shape[0])
+    losses = _arguments.require_losses(losses, 'imtl_l', s.shape[0])
     weights = jnp.exp(s)
     learning = present & (losses > 0)
     grads = jnp.where(learning, weights * losses - 1.0, 0.0)
-    steps, opt_state = _base.step_present(tx, grads, state.opt_state, s, learning)
+    steps, opt_state = _arguments.step_present(tx, grads, state.opt_state, s, learning)
     return weights, IMTLLState(s + steps, opt_state)
 
   return _base.balancer(_base.Weighting(init, update, 'losses'), num_tasks)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 def sum_tasks() -> _base.Balancer:
@@ -74,10 +74,10 @@ def static(weights: Sequence[float] | None = None) -> _base.Balancer:
     >>> tx.update(jnp.array([[1.0, 0.0], [0.0, 2.0]]), tx.init(jnp.zeros(2)))[0].tolist()
     [1.0, 1.0]
   """
-  _base.check_per_task(weights, 'static: weights')
+  _arguments.check_per_task(weights, 'static: weights')
 
   def update(state, *, present, **extra_args):
     del extra_args
-    return _base.per_task(weights, present, 1.0, 'static: weights'), state
+    return _arguments.per_task(weights, present, 1.0, 'static: weights'), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))

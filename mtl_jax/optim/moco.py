@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base, _rows, sdmgrad
+from mtl_jax.optim import _arguments, _base, _rows, sdmgrad
 
 
 class MoCoState(NamedTuple):
@@ -90,7 +90,7 @@ def moco(
     return mass * weights, weights
 
   def init(params, tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'moco')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'moco')
     weights = jnp.full(tasks, 1 / tasks, jnp.float32)
     return MoCoState(_rows.zeros(params, tasks), weights, jnp.zeros(tasks, jnp.int32))
 
@@ -100,7 +100,7 @@ def moco(
     usable = present & jnp.isfinite(norms)
     scale = jnp.ones_like(norms)
     if normalize:
-      losses = _base.require_losses(losses, 'moco')
+      losses = _arguments.require_losses(losses, 'moco')
       usable = usable & jnp.isfinite(losses) & (losses >= 0)
       scale = jnp.where(norms > 0, losses / jnp.where(norms > 0, norms, 1.0), 0.0)
     steps = state.steps + usable.astype(jnp.int32)

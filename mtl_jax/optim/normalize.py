@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 _COMMON_NORMS = {
   'mean': lambda norms, here: jnp.sum(norms, where=here) / jnp.sum(here, dtype=jnp.float32),
@@ -51,7 +51,7 @@ def normalize_task_gradients(kind: str = 'l2') -> _base.Normalizer:
     del extra_args
     size = jnp.ones((), jnp.float32)
     if kind in ('loss', 'loss+'):
-      size = size * _base.require_losses(losses, f'normalize_task_gradients({kind!r})')
+      size = size * _arguments.require_losses(losses, f'normalize_task_gradients({kind!r})')
     if kind != 'loss':
       size = size * jnp.sqrt(jnp.diagonal(gramian))
     scale = jnp.where(size > 0, 1.0 / jnp.where(size > 0, size, 1.0), 1.0)

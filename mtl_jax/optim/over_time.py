@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 class EveryKState(NamedTuple):
@@ -68,7 +68,7 @@ def every_k(tx: _base.Balancer, k: int, num_tasks: int | None = None) -> _base.B
     return jnp.where(known, weights, jnp.sum(jnp.where(known, weights, 0.0)) / count)
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'every_k')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'every_k')
     unknown = jnp.full(tasks, jnp.nan, jnp.float32)
     return EveryKState(unknown, jnp.zeros((), jnp.int32), inner.init(tasks))
 
@@ -179,7 +179,7 @@ def with_warmup(tx: _base.Balancer, steps: int) -> _base.Balancer:
   def update_stacked(updates, state, params=None, **extra_args):
     begun = state.step >= steps
     present = extra_args.get('present')
-    present = jnp.ones(_base.num_rows(updates), bool) if present is None else present
+    present = jnp.ones(_arguments.num_rows(updates), bool) if present is None else present
     direction, inner_state = tx.update(updates, state.inner, params, **extra_args)
     plain = gradients.combine(mean(present), updates)
     direction = jax.tree.map(lambda p, d: jnp.where(begun, d, p), plain, direction)
@@ -237,7 +237,7 @@ def ema_weights(
     return jnp.where(present, average, 0.0), EmaState(average, inner_state)
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'ema_weights')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'ema_weights')
     return EmaState(jnp.full(tasks, jnp.nan, jnp.float32), inner.init(tasks))
 
   return _base.balancer(_passing(inner, init, update), num_tasks)
@@ -280,7 +280,7 @@ def ema_gramian(
     return weights, EmaState(average, inner_state)
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'ema_gramian')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'ema_gramian')
     return EmaState(jnp.full((tasks, tasks), jnp.nan, jnp.float32), inner.init(tasks))
 
   return _base.balancer(_passing(inner, init, update), num_tasks)

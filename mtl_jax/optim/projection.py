@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _solvers
+from mtl_jax.optim import _arguments, _base, _solvers
 
 
 def upgrad(
@@ -90,11 +90,11 @@ def dualproj(
 def _projection(solve, reg_eps, preference, name):
   if isinstance(reg_eps, (int, float)) and not reg_eps >= 0:
     raise ValueError(f'{name}: reg_eps must be 0 or more, not {reg_eps!r}.')
-  _base.check_per_task(preference, f'{name}: preference', least='positive')
+  _arguments.check_per_task(preference, f'{name}: preference', least='positive')
 
   def update(state, *, present, losses=None, gramian=None, **extra_args):
     del losses, extra_args
-    wanted = _base.preferences(preference, present, name)
+    wanted = _arguments.preferences(preference, present, name)
     return solve(gramian, wanted, jnp.asarray(reg_eps, jnp.float32)), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))

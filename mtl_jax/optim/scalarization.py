@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 def chebyshev(
@@ -188,17 +188,17 @@ def _scalarization(
   *options: float | jax.Array,
 ) -> _base.Balancer:
   """The method whose weights are `gradient(L − z*, p, present, *options)`, in float64."""
-  _base.check_per_task(preference, f'{method}: preference', least='positive')
-  _base.check_per_task(reference, f'{method}: reference')
+  _arguments.check_per_task(preference, f'{method}: preference', least='positive')
+  _arguments.check_per_task(reference, f'{method}: reference')
 
   def shifted(losses, ideal, p, present, *options):
     return gradient(jnp.where(present, losses - ideal, 0.0), p, present, *options)
 
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
-    losses = _base.require_losses(losses, method)
-    p = _base.preferences(preference, present, method)
-    ideal = _base.per_task(reference, present, 0.0, f'{method}: reference')
+    losses = _arguments.require_losses(losses, method)
+    p = _arguments.preferences(preference, present, method)
+    ideal = _arguments.per_task(reference, present, 0.0, f'{method}: reference')
     return _base.exactly(shifted)(losses, ideal, p, present, *options), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _rows, _solvers
+from mtl_jax.optim import _arguments, _base, _rows, _solvers
 
 
 class SDMGradState(NamedTuple):
@@ -73,7 +73,7 @@ def sdmgrad(
   _check_not_negative('sdmgrad', lam=lam, steps=steps, learning_rate=learning_rate)
   if isinstance(momentum, int | float) and not 0 <= momentum < 1:
     raise ValueError(f'sdmgrad: momentum must be in [0, 1), not {momentum}.')
-  _base.check_per_task(preference, 'sdmgrad: preference', least='positive')
+  _arguments.check_per_task(preference, 'sdmgrad: preference', least='positive')
 
   @_base.exactly
   def descend(weights, gramian, present, preferred, lam, learning_rate, momentum):
@@ -92,12 +92,12 @@ def sdmgrad(
     return mass * weights, (weights + lam * preferred) / (1 + lam)
 
   def init(tasks):
-    return SDMGradState(_equal(_base.known_tasks(tasks, num_tasks, 'sdmgrad')))
+    return SDMGradState(_equal(_arguments.known_tasks(tasks, num_tasks, 'sdmgrad')))
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, key, extra_args
     _check_tasks('sdmgrad', state.weights, gramian)
-    preferred = _base.preferences(preference, present, 'sdmgrad')
+    preferred = _arguments.preferences(preference, present, 'sdmgrad')
     moved, weights = descend(
       state.weights, gramian, present, preferred, lam, learning_rate, momentum
     )
@@ -154,7 +154,7 @@ def modo(
     return mass * weights, weights
 
   def init(tasks):
-    return MoDoState(_equal(_base.known_tasks(tasks, num_tasks, 'modo')))
+    return MoDoState(_equal(_arguments.known_tasks(tasks, num_tasks, 'modo')))
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, key, extra_args

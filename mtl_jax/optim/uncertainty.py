@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 class UncertaintyState(NamedTuple):
@@ -60,17 +60,17 @@ def uncertainty(
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
   def init(tasks):
-    zeros = jnp.zeros(_base.known_tasks(tasks, num_tasks, 'uncertainty'), jnp.float32)
+    zeros = jnp.zeros(_arguments.known_tasks(tasks, num_tasks, 'uncertainty'), jnp.float32)
     return UncertaintyState(zeros, tx.init(zeros))
 
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
     s = state.log_variances
-    losses = _base.require_losses(losses, 'uncertainty', s.shape[0])
+    losses = _arguments.require_losses(losses, 'uncertainty', s.shape[0])
     weights = 0.5 * jnp.exp(-s)
     learning = present & (losses > 0)
     grads = jnp.where(learning, 0.5 - weights * losses, 0.0)
-    steps, opt_state = _base.step_present(tx, grads, state.opt_state, s, learning)
+    steps, opt_state = _arguments.step_present(tx, grads, state.opt_state, s, learning)
     return weights, UncertaintyState(s + steps, opt_state)
 
   return _base.balancer(_base.Weighting(init, update, 'losses'), num_tasks)

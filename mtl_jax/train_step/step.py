@@ -63,9 +63,10 @@ def make_train_step(
       'sequential': the same, one backward after the other, for less memory on the way (with own
       inputs all gradients take one backward, and this is 'stacked');
       'matrix_free': G from T products J(Jᵀeᵢ), and one more Jᵀw: no copies of θ, at about twice
-      the time; for methods with weights, and models without `jax.custom_vjp`. 'auto': stacked as
-      long as this takes a quarter of the device's memory or less. The choice and its memory go to
-      the log 'mtl_jax', once.
+      the time; for methods with weights, and models without `jax.custom_vjp`; as exact as the
+      model's own products, which on a GPU are TF32 unless `jax.default_matmul_precision` says
+      otherwise. 'auto': stacked as long as this takes a quarter of the device's memory or less. The
+      choice and its memory go to the log 'mtl_jax', once.
     tasks_at_once: see `task_gradients`.
     unit_task_weights: with methods on losses too, task-specific parameters get their loss's plain
       gradient.
