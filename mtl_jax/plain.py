@@ -56,8 +56,8 @@ def portable(run: Plain) -> Plain:
     *sections, key = path.split('.')
     node: Any = run
     for section in sections:
-      node = node.get(section, {})
-    if node.get(key):
+      node = node.get(section) if is_section(node) else None
+    if is_section(node) and isinstance(node.get(key), str) and node[key]:
       parts = pathlib.PurePath(node[key]).parts
       node[key] = '/'.join(parts[-2:] if path == 'init_from' else parts[-1:])
   return run

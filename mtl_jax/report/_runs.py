@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl_jax import metrics
+from mtl_jax import results as results_lib
 from mtl_jax.errors import WorkdirError
+from mtl_jax.plain import is_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Run:
     for line in text.splitlines():
       try:
         record = json.loads(line)
-        by_step.setdefault(record['split'], {})[record['step']] = record
+        if isinstance(record['split'], str) and is_number(record['step']):
+          by_step.setdefault(record['split'], {})[record['step']] = record
       except (ValueError, KeyError, TypeError):
         continue
     return {split: [found[step] for step in sorted(found)] for split, found in by_step.items()}
@@ -117,9 +119,8 @@ def load(dirs: Iterable[str | os.PathLike[str]]) -> Runs:
         continue
       try:
         finished.append(_read(path, label))
-      except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f'{error} is missing' if isinstance(error, KeyError) else str(error)
-        bad.append(f'  {label}/results.json: {reason}')
+      except (OSError, ValueError, RecursionError) as error:
+        bad.append(f'  {label}/results.json: {error}')
   if bad:
     raise WorkdirError(
       'cannot read these results; train them again or remove their directories:\n' + '\n'.join(bad)
@@ -132,19 +133,9 @@ def load(dirs: Iterable[str | os.PathLike[str]]) -> Runs:
 
 
 def _read(path: Path, label: str) -> Run:
-  results = json.loads((path / 'results.json').read_text(encoding='utf-8'))
-  if not isinstance(results, dict):
-    raise ValueError('not a JSON object')
-  for key, kind in {'name': str, 'variant': str, 'seed': int, 'tasks': list}.items():
-    if not isinstance(results[key], kind):
-      raise ValueError(f'{key} is {results[key]!r}')
+  results = results_lib.check(json.loads((path / 'results.json').read_text(encoding='utf-8')))
   tasks = tuple(results['tasks'])
-  if not tasks:
-    raise ValueError('no tasks')
   main = {task: results['main_metrics'][task] for task in tasks}
-  for metric in main.values():
-    if metric not in metrics.METRICS:
-      raise ValueError(f'unknown metric {metric!r}')
   return Run(
     label, path, results['name'], results['variant'], results['seed'], tasks, main, results
   )
