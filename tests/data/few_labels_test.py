@@ -4,6 +4,7 @@ The examples are those of pipeline_test; what is expected is read off them in pl
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -33,9 +34,7 @@ def known(split, task):
   target = split.targets[task]
   if task == 'slots':
     bounds = target.offsets
-    return [
-      bool((target.values[a:b] != -1).any()) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    return [bool((target.values[a:b] != -1).any()) for a, b in itertools.pairwise(bounds)]
   if task == 'score':
     return (~np.isnan(target)).tolist()
   return (target.reshape(len(target), -1) != -1).any(axis=1).tolist()
