@@ -155,9 +155,9 @@ def test_tasks_that_need_it_part():
 
 
 def test_options_that_cannot_be():
-  with pytest.raises(errors.ConfigError, match='ltb.children: need 1 or more'):
+  with pytest.raises(errors.ConfigError, match=r'ltb\.children: need 1 or more'):
     sharing.ltb(encoders.MLP(SIZES), models.tasks(False), children=0)
-  with pytest.raises(errors.ConfigError, match='ltb.temperature: need more than 0'):
+  with pytest.raises(errors.ConfigError, match=r'ltb\.temperature: need more than 0'):
     sharing.ltb(encoders.MLP(SIZES), models.tasks(False), temperature=0.0)
   model = sharing.ltb(encoders.MLP(SIZES), models.tasks(False), layers='Block')
   with pytest.raises(errors.ConfigError, match=r"ltb\.layers: no submodule .* 'Block'"):
