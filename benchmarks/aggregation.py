@@ -4,7 +4,8 @@ python -m benchmarks.aggregation [--tasks 2 4 8 16 40] [--methods pcgrad ...]
 
 The leaves are those of a ResNet-18 (11.2 M parameters). The limit that a ratio is of: reading J
 twice, once for G and once for Jᵀw, at the speed at which this machine sums J; a method that looks
-inside the gradients reads them once. "At most" is what the PyTorch libraries take on two cores.
+inside the gradients reads them once. "At most" is what the PyTorch libraries take on two cores; on
+the same machine, `python -m benchmarks.aggregation_torch`.
 """
 
 import argparse
@@ -30,7 +31,6 @@ METHODS = (
   'graddrop',
 )
 BOUNDS = {2: 34, 4: 50, 8: 85, 16: 95, 40: 380}  # milliseconds
-GRADDROP = {40: 3600}
 
 
 def leaves() -> dict[str, tuple[int, ...]]:
@@ -78,7 +78,7 @@ def main() -> None:
   parser.add_argument('--repeats', type=int, default=7)
   arguments = parser.parse_args()
   size = sum(int(np.prod(shape)) for shape in leaves().values())
-  print(machine.describe(), end='\n\n')
+  print(machine.begin(), end='\n\n')
   print(f'{size / 1e6:.1f} M parameters, float32. Milliseconds; × the limit by memory bandwidth.\n')
   print('| method | ' + ' | '.join(f'T = {t}' for t in arguments.tasks) + ' |')
   print('| --- |' + ' --- |' * len(arguments.tasks))
@@ -87,22 +87,27 @@ def main() -> None:
     rows = jacobian(tasks)
     total = jax.jit(lambda tree: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))
     read = seconds(total, rows, arguments.repeats)
-    bound = BOUNDS.get(tasks)
+    bound = BOUNDS.get(tasks) if jax.default_backend() == 'cpu' else None
     table.setdefault('at most', []).append(f'{bound or ""}')
-    table.setdefault('reading J twice', []).append(f'{2e3 * read:.0f}')
+    table.setdefault('reading J twice', []).append(f'{2e3 * read:.3g}')
+
+    def note(name, taken, reads, tasks=tasks, read=read):
+      ratio = taken / (reads * read)
+      table.setdefault(name, []).append(f'{1e3 * taken:.3g} ({ratio:.1f})')
+      machine.record('aggregation', tasks=tasks, method=name, seconds=taken, ratio=ratio)
+
     gram = seconds(jax.jit(gradients.gramian), rows, arguments.repeats)
-    table.setdefault('Gramian', []).append(f'{1e3 * gram:.0f} ({gram / read:.1f})')
+    note('Gramian', gram, 1)
     combine = jax.jit(lambda tree, t=tasks: gradients.combine(jnp.ones(t), tree))
     once = seconds(combine, rows, arguments.repeats)
-    table.setdefault('Jᵀw', []).append(f'{1e3 * once:.0f} ({once / read:.1f})')
+    note('Jᵀw', once, 1)
     for name in arguments.methods:
       tx = optim.get(name)
       state = tx.init_tasks(jax.tree.map(lambda leaf: leaf[0], rows), tasks)
       update = jax.jit(lambda tree, tx=tx, s=state, t=tasks: tx.update(tree, s, losses=jnp.ones(t)))
       reads = 1 if tx.needs in ('losses', 'jacobian') else 2
       value = seconds(update, rows, 3 if tasks > 16 else arguments.repeats)
-      ratio = f'{1e3 * value:.0f} ({value / (reads * read):.1f})'
-      table.setdefault(name, []).append(ratio)
+      note(name, value, reads)
   for name, cells in table.items():
     print(f'| {name} | ' + ' | '.join(cells) + ' |', flush=True)
 

@@ -14,7 +14,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
   parser.add_argument('directory', type=Path, help='the workdir of `python -m mtl_jax.train`')
   directory = parser.parse_args().directory
-  print(machine.describe(), end='\n\n')
+  print(machine.begin(), end='\n\n')
   print('| run | steps | waiting for data | compilations of the step | seconds |')
   print('| --- | --- | --- | --- | --- |')
   for path in sorted(directory.glob('**/results.json')):

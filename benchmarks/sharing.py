@@ -43,7 +43,7 @@ def main() -> None:
   arguments = parser.parse_args()
   tasks, examples, width = arguments.tasks, arguments.examples, arguments.width
   rng = np.random.default_rng(0)
-  print(machine.describe(), end='\n\n')
+  print(machine.begin(), end='\n\n')
   print(
     f'| {tasks} tasks, {examples} examples, width {width} | operations | ms a step '
     f'| ms of products | ratio (bound {BOUND}) |'
@@ -81,9 +81,12 @@ def main() -> None:
     assert np.isfinite(metrics['loss']).all(), name
     taken, reference = 1e3 * np.array(times[1:]).T
     reference *= operations / products_operations
+    ratio = float(np.median(taken / reference))
+    row = {'tasks': tasks, 'examples': examples, 'width': width, 'operations': operations}
+    machine.record('sharing', of=name, milliseconds=float(np.median(taken)), ratio=ratio, **row)
     print(
-      f'| {name} | {operations / 1e9:.1f} G | {np.median(taken):.0f} | {np.median(reference):.0f} '
-      f'| {np.median(taken / reference):.2f} |',
+      f'| {name} | {operations / 1e9:.1f} G | {np.median(taken):.3g} | {np.median(reference):.3g} '
+      f'| {ratio:.2f} |',
       flush=True,
     )
 

@@ -1,6 +1,6 @@
 """Multi-task learning in JAX: train one model on many tasks, fast and exactly."""
 
-from mtl_jax import encoders, heads, optim, sharding, sharing
+from mtl_jax import encoders, heads, memory, optim, sharding, sharing
 from mtl_jax.gradients import combine, cosines, gramian, task_gradients
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.tasks import Task
@@ -20,6 +20,7 @@ __all__ = [
   'init_train_state',
   'make_eval_step',
   'make_train_step',
+  'memory',
   'optim',
   'sharding',
   'sharing',

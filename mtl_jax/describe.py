@@ -22,11 +22,10 @@ import rich.console
 import rich.table
 
 from mtl_jax import config as config_lib
-from mtl_jax import sharing
+from mtl_jax import errors, memory, sharing
 from mtl_jax.build import flops, start
 from mtl_jax.build.encoder import build_encoder
 from mtl_jax.build.model import build_model
-from mtl_jax.build.program import as_config_errors
 from mtl_jax.config import command_line
 from mtl_jax.gradients import halves
 from mtl_jax.model import MultiTaskModel
@@ -93,6 +92,7 @@ def separate(model: MultiTaskModel, encoder: Any, batch: Mapping[str, Any]) -> S
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
+  memory.keep_freed()
   try:
     arguments = command_line.parse(sys.argv if argv is None else argv, __doc__, needs_workdir=False)
     if arguments is None:
@@ -101,8 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     console = rich.console.Console(width=None if sys.stdout.isatty() else 100)
     for variant in dict.fromkeys(run['variant'] for run in runs):
       run = next(run for run in runs if run['variant'] == variant)
-      data = start.load_data(run)
-      with as_config_errors():
+      with errors.as_config_errors():
+        data = start.load_data(run)
         model, batch = build_model(run, data), data.example_batch()
         size = measure(model, batch)
         apart = separate(model, build_encoder(run, data), batch)

@@ -1,7 +1,10 @@
 """The errors that a user can cause, and the wording they share; raised before work is wasted."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -18,6 +21,50 @@ class NonFiniteError(FloatingPointError):
 
 class WorkdirError(RuntimeError):
   """A run's directory cannot be used: another run's, unwritable, or out of space."""
+
+
+@contextlib.contextmanager
+def as_config_errors(where: str = '') -> Iterator[None]:
+  """What the library says of its own arguments becomes a ConfigError: they come from a config.
+
+  A ValueError that was raised elsewhere, as in a user's own module, is let through with its trace.
+
+  Args:
+    where: what goes before the message.
+  """
+  try:
+    yield
+  except (ConfigError, DataError):
+    raise
+  except ValueError as error:
+    if not _is_ours(error):
+      raise
+    raise ConfigError(f'{where}{error}') from None
+
+
+def _is_ours(error: BaseException) -> bool:
+  """Whether it was raised by a line of this package."""
+  trace = error.__traceback__
+  while trace is not None and trace.tb_next is not None:
+    trace = trace.tb_next
+  here = pathlib.Path(__file__).parent
+  return trace is not None and here in pathlib.Path(trace.tb_frame.f_code.co_filename).parents
+
+
+def no_text(value: Any) -> str:
+  """Returns what is wrong with a text, or with one in a list, that UTF-8 cannot write; else ''.
+
+  >>> no_text('a\\ud800b')
+  "has a lone surrogate, half of a character, at place 1: 'a\\\\ud800b'"
+  """
+  for text in value if isinstance(value, list | tuple) else (value,):
+    try:
+      if isinstance(text, str):
+        text.encode()
+    except UnicodeEncodeError as error:
+      part = text[max(0, error.start - 20) : error.start + 20]
+      return f'has a lone surrogate, half of a character, at place {error.start}: {part!r}'
+  return ''
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

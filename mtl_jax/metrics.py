@@ -32,16 +32,16 @@ def check(
   metrics: Sequence[str],
   names: Sequence[str] | None = None,
 ) -> None:
-  """Raises ConfigError unless each metric exists and suits the task's kind (and class names)."""
+  """Raises ValueError unless each metric exists and suits the task's kind (and class names)."""
   try:
     rules = kinds.get(kind)
     kinds.metrics_of(rules, metrics)
   except ValueError as e:
-    raise errors.ConfigError(f'task {task!r}: {e}') from None
+    raise ValueError(f'task {task!r}: {e}') from None
   for name in metrics if names is not None else ():
     complaint = rules.metrics[name].complaint(names or ())
     if complaint:
-      raise errors.ConfigError(f'task {task!r}: metric {name!r} {complaint}')
+      raise ValueError(f'task {task!r}: metric {name!r} {complaint}')
 
 
 class Accumulator:
@@ -69,7 +69,7 @@ class Accumulator:
         i of two tasks is then not the same example.
 
     Raises:
-      ConfigError: for an unknown metric or kind, a metric of another kind, or names of classes that
+      ValueError: for an unknown metric or kind, a metric of another kind, or names of classes that
         a metric cannot be computed on.
     """
     self._tasks: dict[str, tuple[kinds.Kind, Scored]] = {}
@@ -78,7 +78,7 @@ class Accumulator:
       check(task, scored.kind, scored.metrics, scored.names)
       rules = kinds.get(scored.kind)
       if scored.names is None and any(rules.metrics[m].needs_names for m in scored.metrics):
-        raise errors.ConfigError(f'task {task!r}: metrics of spans need the names of the classes')
+        raise ValueError(f'task {task!r}: metrics of spans need the names of the classes')
       self._tasks[task] = rules, scored
     self._targets: dict[str, list[Any]] = {task: [] for task in tasks}
     self._predictions: dict[str, list[Any]] = {task: [] for task in tasks}

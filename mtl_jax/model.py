@@ -12,7 +12,7 @@ from jax.interpreters import partial_eval
 
 from mtl_jax import sharding
 from mtl_jax.gradients import halves
-from mtl_jax.tasks import Task
+from mtl_jax.protocols import Example, LabelledTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +73,13 @@ class MultiTaskModel:
   """
 
   shared: nn.Module
-  tasks: tuple[Task, ...]
+  tasks: tuple[LabelledTask, ...]
   modules: Mapping[str, nn.Module] | None = None
   penalty: Callable[[Any], jax.Array] | None = None
   frozen: tuple[str, ...] = ()
   layout: Layout | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     object.__setattr__(self, 'tasks', tuple(self.tasks))
     names = [task.name for task in self.tasks]
     if not names or len(set(names)) < len(names):
@@ -94,7 +94,7 @@ class MultiTaskModel:
     """The tasks' names in order."""
     return tuple(task.name for task in self.tasks)
 
-  def task(self, name: str) -> Task:
+  def task(self, name: str) -> LabelledTask:
     """The task called `name`; KeyError if there is none."""
     return {task.name: task for task in self.tasks}[name]
 
@@ -139,10 +139,10 @@ class MultiTaskModel:
     name: str,
     task_params: Any,
     features: Any,
-    example: halves.Example,
+    example: Example,
     key: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """The weighted mean loss `[]` of task `name` and its number of labels `[]`."""
+    """The weighted mean loss `[]` of task `name` and its number of labels `[]`; 0 if it is off."""
     outputs = self.task_outputs(name, task_params, features, example['inputs'], key)
     return self.task(name).mean_loss(outputs, example['targets'], example.get('mask'))
 
@@ -249,7 +249,7 @@ def read_by(
   """
   leaves, structure = jax.tree_util.tree_flatten_with_path(params)
 
-  def outputs(*leaves):
+  def outputs(*leaves: Any) -> list[Any]:
     made = model.outputs(jax.tree.unflatten(structure, leaves), batch)
     return [made[name] for name in tasks]
 

@@ -11,9 +11,6 @@ import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
 
-from mtl_jax import errors
-from mtl_jax.plain import is_int, is_number
-
 _P = ParamSpec('_P')
 _R = TypeVar('_R')
 
@@ -87,30 +84,28 @@ def check(
     otherwise: of numbers without a range.
 
   Raises:
-    ConfigError: a number outside its range, or a sequence of other things than it is to have; its
+    ValueError: a number outside its range, or a sequence of other things than it is to have; its
       path is named.
   """
   kinds = _kinds(owner)
   for name, value in values.items():
     path = f'{where}.{name}' if where else name
     kind, given = kinds.get(name, (Any, None))
-    if is_number(value):
+    if isinstance(value, int | float) and not isinstance(value, bool):
       complaint = (given or otherwise).complaint(value)
       if complaint:
-        raise errors.ConfigError(f'{path}: need {complaint}, not {value}')
+        raise ValueError(f'{path}: need {complaint}, not {value}')
     elif typing.get_origin(kind) is Sequence and isinstance(value, Sequence):
       _check_members(path, value, typing.get_args(kind)[0], given)
 
 
 def _check_members(path: str, values: Sequence[Any], kind: Any, given: Range | None) -> None:
   if kind is str and (isinstance(values, str) or not all(isinstance(v, str) for v in values)):
-    raise errors.ConfigError(f"{path}: need texts, such as ('a', 'b'), not {values}")
+    raise ValueError(f"{path}: need texts, such as ('a', 'b'), not {values}")
   if kind is int and given is not None:
-    fit = all(is_int(value) and not given.complaint(value) for value in values)
+    fit = all(type(value) is int and not given.complaint(value) for value in values)
     if not values or not fit:
-      raise errors.ConfigError(
-        f'{path}: need one or more integers from {given.low}, not {tuple(values)}'
-      )
+      raise ValueError(f'{path}: need one or more integers from {given.low}, not {tuple(values)}')
 
 
 def check_fields(module: Any) -> None:

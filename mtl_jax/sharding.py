@@ -64,7 +64,7 @@ def partition(tree: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
     ValueError: no rule matches a leaf, or a spec does not fit its shape; the leaf is named.
   """
 
-  def place(path, leaf):
+  def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     name = path_of(path)
     if leaf.ndim == 0 or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       return NamedSharding(mesh, PartitionSpec())
@@ -90,7 +90,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     ValueError: the mesh's devices do not divide the number of examples; the leaf is named.
   """
 
-  def put(path, leaf):
+  def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
     leaf = np.asarray(leaf)
     rows = leaf.shape[0] * jax.process_count()
     if rows % mesh.size:
@@ -108,7 +108,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def _spec(spec, shape, mesh, name, pattern) -> PartitionSpec:
+def _spec(
+  spec: PartitionSpec | str, shape: tuple[int, ...], mesh: Mesh, name: str, pattern: str
+) -> PartitionSpec:
   if spec == 'fsdp':
     parts = mesh.shape['fsdp']
     axes = [a for a in range(len(shape)) if shape[a] % parts == 0]

@@ -34,7 +34,9 @@ class Task:
       the kind. The task's loss is the mean of the valid values.
     metrics: names of metrics of the kind, which evaluation computes; the first is the main one. ()
       takes the kind's main one.
-    weight: multiplies the task's loss, for every balancing method alike.
+    weight: multiplies the task's loss, for every balancing method alike. 0 switches the task off:
+      it counts as absent from every training step, where its zero gradient would look like that of
+      a solved task, and is still evaluated.
 
   Raises:
     ValueError: a bad name, an unknown kind, a metric that the kind does not have, a negative or
@@ -101,8 +103,13 @@ class Task:
   def mean_loss(
     self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array]:
-    """weight · mean of the valid values `[]` (0 without labels), and their count `[]` float32."""
+    """weight · mean of the valid values `[]` (0 without labels), and their count `[]` float32.
+
+    With weight 0 there are none: loss and count are 0 whatever the values, NaN too.
+    """
     values, valid = self.elements(outputs, targets, mask)
+    if self.weight == 0:
+      return jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
     count = jnp.sum(valid, dtype=jnp.float32)
     return self.weight * jnp.sum(values) / jnp.maximum(count, 1.0), count
 

@@ -34,9 +34,9 @@ from absl import logging
 from ml_collections import config_dict
 
 from mtl_jax import config as config_lib
-from mtl_jax import report
+from mtl_jax import errors, memory, report
 from mtl_jax.build import program as program_lib
-from mtl_jax.build import start
+from mtl_jax.build import ready, start
 from mtl_jax.config import command_line
 from mtl_jax.data import pipeline
 from mtl_jax.run import console as console_lib
@@ -120,13 +120,17 @@ class _Prepared(NamedTuple):
 
 def _prepare(run: config_lib.Plain) -> _Prepared:
   train = run['train']
-  data = start.load_data(run)
+  with errors.as_config_errors():
+    data = start.load_data(run)
+    ready.check(run, data)
   steps = train['steps'] or max(1, round(train['epochs'] * data.steps_per_epoch))
   program = program_lib.program(run, data, steps)
   return _Prepared(data, workdir_lib.identity(data), steps, program)
 
 
 def _directory(workdir: str | os.PathLike[str], run: config_lib.Plain) -> workdir_lib.Workdir:
+  if complaint := errors.no_text(os.fspath(workdir)):
+    raise errors.ConfigError(f'workdir {complaint}')
   path = pathlib.Path(workdir).expanduser() / run['variant'] / f'seed_{run["seed"]}'
   return workdir_lib.Workdir(path.absolute(), run)
 
@@ -156,6 +160,7 @@ def _report(workdir: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
+  memory.keep_freed()
   logging.set_verbosity(logging.ERROR)  # orbax tells of every file
   try:
     arguments = command_line.parse(sys.argv if argv is None else argv, __doc__)

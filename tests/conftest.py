@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['MTL_JAX_KEEP_MEMORY'] = '0'  # a process runs many tests, and commands set it for good
 # Compiling is most of what tests do; the last two flags halve it (level 0 gives NaN in places).
 # Releases after 0.10, which do not know the last one, compile as they do for users.
 os.environ['XLA_FLAGS'] = ' '.join(

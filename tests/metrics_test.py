@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as sklearn
 
 from mtl_jax import kinds, metrics
-from mtl_jax.errors import ConfigError, DataError, NonFiniteError
+from mtl_jax.errors import DataError, NonFiniteError
 
 IOB = ('O', 'B-city', 'I-city', 'B-date', 'I-date')
 
@@ -249,7 +249,7 @@ def test_joint_match_only_where_rows_are_the_same_examples():
   ],
 )
 def test_bad_metrics(kind, names, labels, message):
-  with pytest.raises(ConfigError, match=f"task 'x': .*{message}"):
+  with pytest.raises(ValueError, match=f"task 'x': .*{message}"):
     metrics.Accumulator({'x': (kind, names, labels)})
 
 

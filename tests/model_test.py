@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 import mtl_jax
-from mtl_jax import encoders, errors, heads, tasks
+from mtl_jax import encoders, heads, tasks
 from tests import models
 
 
@@ -39,6 +39,18 @@ def test_mean_loss_is_over_valid_labels_and_weighted():
   assert (float(loss), float(count)) == (7.5, 2.0)
   loss, count = task.mean_loss(outputs, targets, jnp.zeros(3, bool))
   assert (float(loss), float(count)) == (0.0, 0.0)
+
+
+def test_weight_zero_switches_a_task_off():
+  """Loss, labels and gradient are 0 whatever the values are; elements are what they are."""
+  task = mtl_jax.Task('t', None, kind='regression', weight=0.0)
+  outputs, targets = jnp.array([1.0, jnp.nan]), jnp.zeros(2)
+  (loss, count), grads = jax.value_and_grad(task.mean_loss, has_aux=True)(outputs, targets)
+  assert (float(loss), float(count)) == (0.0, 0.0)
+  np.testing.assert_array_equal(grads, 0.0)
+  assert float(task.elements(outputs, targets)[0][0]) == 1.0
+  with pytest.raises(ValueError, match='do not fit'):
+    task.mean_loss(outputs, jnp.zeros(3))
 
 
 def test_a_label_without_loss_carries_no_gradient():
@@ -184,11 +196,11 @@ def test_a_hidden_layer_of_a_head(kind):
 
 
 def test_names_are_checked_with_hints():
-  with pytest.raises(errors.ConfigError, match="did you mean 'transformer'"):
+  with pytest.raises(ValueError, match="did you mean 'transformer'"):
     encoders.get('transfomer')
-  with pytest.raises(errors.ConfigError, match="did you mean 'tagging'"):
+  with pytest.raises(ValueError, match="did you mean 'tagging'"):
     heads.get('taging')
-  with pytest.raises(errors.ConfigError, match="did you mean 'hard'"):
+  with pytest.raises(ValueError, match="did you mean 'hard'"):
     mtl_jax.sharing.get('harder')
 
 

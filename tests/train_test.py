@@ -238,6 +238,8 @@ def test_the_files_of_a_run(finished):
   run = finished / 'default' / 'seed_1'
   results = json.loads((run / 'results.json').read_text())
   assert results['tasks'] == ['pos', 'inflection', 'lemma']
+  assert results['meetings'].keys() == {'pos/inflection', 'pos/lemma', 'inflection/lemma'}
+  assert 0.9 < min(results['meetings'].values()) <= 1
   assert results['steps'] == 40
   assert results['seed'] == 1
   assert 0 <= results['test']['metrics']['pos']['micro_f1'] <= 1

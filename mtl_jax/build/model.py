@@ -29,10 +29,8 @@ def _share(run: Run, encoder: Any, tasks: list[Task]) -> MultiTaskModel:
 
 def check_sharing(run: Run) -> None:
   """Raises ConfigError unless the tasks can share as they are told to."""
-  try:
+  with errors.as_config_errors('sharing.'):
     _share(run, encoders.MLP(), [Task(name, None) for name in run['tasks']])
-  except errors.ConfigError as e:
-    raise errors.ConfigError(f'sharing.{e}') from None
 
 
 def _task(name: str, run: Run, data: pipeline.Data, dtype: Any) -> Task:

@@ -70,12 +70,13 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   Raises:
     ConfigError: an option does not fit another, or the devices.
   """
-  model = build_model(run, data)
+  with _of_model(run):
+    model = build_model(run, data)
   balance = build_balance(run)
   schedule = optimizer_lib.build_schedule(run, steps)
   mesh = build_mesh(run)
   batch = data.example_batch()  # the same for every seed: only its shapes count
-  with as_config_errors():
+  with _of_model(run):
     model, frozen = start_lib.freeze(model, run, batch)
     anchored = start_lib.anchored(model, run, batch)
     parts = layers_lib.parts_of(model, batch, run['transfer']['layers'])
@@ -96,7 +97,8 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
       return compiled(key)
     # With the key that `init_train_state` would give the model.
     params = fresh(jax.random.split(key)[0], batch)
-    return compiled(key, start_lib.transplant(run, data, model, batch, params, seed))
+    with errors.as_config_errors():
+      return compiled(key, start_lib.transplant(run, data, model, batch, params, seed))
 
   step = train_step.make_train_step(
     model,
@@ -109,7 +111,7 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
     unit_task_weights=options['unit_task_weights'],
     monitor=options['monitor'],
   )
-  with as_config_errors():  # before any work; jit keeps the trace
+  with _of_model(run):  # before any work; jit keeps the trace
     jax.eval_shape(step, jax.eval_shape(init, jax.random.key(0)), batch)
   if mesh is None:
     eval_step = train_step.make_eval_step(model)
@@ -131,12 +133,19 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
 
 
 @contextlib.contextmanager
-def as_config_errors() -> Iterator[None]:
-  """What only the shapes tell of a config, a ValueError of a module, becomes a ConfigError."""
+def _of_model(run: Run) -> Iterator[None]:
+  """What goes wrong in here names the model, and is one line if the library says it."""
   try:
-    yield
-  except ValueError as e:
-    raise errors.ConfigError(str(e)) from None
+    with errors.as_config_errors():
+      yield
+  except errors.ConfigError:
+    raise
+  except Exception as error:
+    name = run['encoder']['name']
+    error.add_note(
+      f'This was raised by the model: encoder {name!r}, sharing {run["sharing"]["name"]!r}.'
+    )
+    raise
 
 
 def _own_rows(leaf: Any) -> Any:

@@ -15,10 +15,11 @@ from mtl_jax.plain import Plain, is_number, is_section, leaves
 def check(run: Plain, where: str) -> Plain:
   """Checks a single run's values; returns it with only the tasks and options that are used."""
   try:
-    _check_dataset(run)
-    for section, names in sections.CHOICES.items():
-      _choose(run, section, tuple(names))
-    _check_values(run)
+    with errors.as_config_errors():
+      _check_dataset(run)
+      for section, names in sections.CHOICES.items():
+        _choose(run, section, tuple(names))
+      _check_values(run)
   except errors.ConfigError as e:
     raise errors.ConfigError(f'{where}{e}') from None
   return run

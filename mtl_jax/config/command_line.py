@@ -12,6 +12,7 @@ from ml_collections import config_dict, config_flags
 
 from mtl_jax import config as config_lib
 from mtl_jax import errors, plain
+from mtl_jax.config import shipped
 
 EXIT_CODES: dict[type[Exception], int] = {
   errors.ConfigError: 2,
@@ -24,10 +25,15 @@ EXIT_CODES: dict[type[Exception], int] = {
 _FLAGS_HELP = """\
 flags:
   --config=FILE.py[:ARGUMENT]  the file defines get_config([argument]); required
+  --config=mtl_jax:NAME        a config that ships with the package
   --config.KEY=VALUE           changes a key of the config
   --workdir=DIR                where the runs are kept; required
   --variants=A,B               these variants only
   --help, --helpshort          this text, or the flags alone
+
+environment:
+  MTL_JAX_KEEP_MEMORY=0        on a CPU, memory that a step frees goes back to the system: less of
+                               it is held, and steps are slower (on Linux with glibc)
 """
 
 
@@ -104,12 +110,12 @@ def _check_shadowed(
 
 
 def load(path: str) -> config_dict.ConfigDict:
-  """Returns the config of a file, `FILE.py` or `FILE.py:ARGUMENT`.
+  """Returns the config of `FILE.py` or `mtl_jax:NAME`, either with `:ARGUMENT` or without.
 
   Raises:
-    ConfigError: there is no such file, or it fails; the message names the line.
+    ConfigError: there is no such config, or it fails; the message names the line.
   """
-  name, *argument = path.split(':', 1)
+  name, *argument = shipped.split(path)
   spec = importlib.util.spec_from_file_location('config_file', name)
   if not pathlib.Path(name).is_file() or spec is None or spec.loader is None:
     directory = pathlib.Path(name).parent

@@ -31,6 +31,7 @@ def resolve(
       names the nearest that does.
   """
   whole = merge('', plain(default()), plain(config))
+  _check_texts(whole)
   seeds = whole.pop('seeds')
   changes = whole.pop('variants') or {'default': {}}
   variants = tuple(variants)
@@ -43,6 +44,8 @@ def resolve(
   checks.check_paper(whole['paper'])
   runs = []
   for name, change in changes.items():
+    if variants and name not in variants:
+      continue
     if not isinstance(change, Mapping):
       raise errors.ConfigError(f'variants.{name}: need {{path: value}}, not {change!r}')
     if name in ('.', '..') or '/' in name:
@@ -51,9 +54,15 @@ def resolve(
     for path, value in leaves(change):
       assign(single, path, value, f'variants.{name}: ')
     single = checks.check(single, f'variant {name!r}: ' if len(changes) > 1 else '')
-    if not variants or name in variants:
-      runs += [{'name': single['name'], 'variant': name, 'seed': seed} | single for seed in seeds]
+    runs += [{'name': single['name'], 'variant': name, 'seed': seed} | single for seed in seeds]
   return runs
+
+
+def _check_texts(config: Plain) -> None:
+  """Raises ConfigError for a key or a value with a text that UTF-8 cannot write."""
+  for path, value in leaves(config):
+    if complaint := errors.no_text(path) or errors.no_text(value):
+      raise errors.ConfigError(f'{ascii(path)[1:-1]} {complaint}')
 
 
 def validate(config: config_dict.ConfigDict | Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,8 @@ class Data:
 
     Args:
       split: `'train'`, `'validation'` or `'test'`.
-      batch_size: rows of a batch, over all processes; 0: as in training.
+      batch_size: rows of a batch, over all processes; 0: as in training. A batch is no larger than
+        its examples need.
 
     Raises:
       ConfigError: no such split, or a batch size that the processes cannot share.
@@ -185,9 +187,15 @@ class Data:
       )
     batch_size = batch_size or self.batch_size
     check_batch_size(batch_size, self._process)
+    # Whatever processes and devices share a batch divides both sizes.
+    step = math.gcd(batch_size, self.batch_size)
     evaluations = {
       task: _batches.Evaluation(
-        part, self._assembler, self.bucket_lengths, batch_size, self._process
+        part,
+        self._assembler,
+        self.bucket_lengths,
+        min(batch_size, -(-len(part) // step) * step),
+        self._process,
       )
       for task, part in self._splits[split].items()
     }
@@ -204,6 +212,14 @@ class Data:
     part = self._splits[split][task if self.own_inputs else '']
     assert isinstance(part, _encode.Split)
     return part.word_starts(examples.tolist())
+
+  def labelled(self, split: str) -> dict[str, int]:
+    """Returns for each task how many examples of a split have a label, of unknown classes too."""
+    return {
+      task: int(_meetings.labelled(target, unknown=True).sum())
+      for part in self._splits[split].values()
+      for task, target in part.targets.items()
+    }
 
   def meetings(self) -> dict[tuple[str, str], float]:
     """Returns for each pair of tasks the share of an epoch's steps in which both have a label.

@@ -107,7 +107,8 @@ def inputs(
   """Returns the input of each example: a string, two of them, or a list of words with `as_words`.
 
   Raises:
-    DataError: an example has no such field, one of the wrong type, or no words in it.
+    DataError: an example has no such field, one of the wrong type or with a lone surrogate, or no
+      words in it.
   """
   result: list[Any] = []
   for index, example in enumerate(examples):
@@ -125,6 +126,7 @@ def inputs(
       raise errors.DataError(
         f'{where}, example {index}: field {spec.field!r} should be {expected}, not {value!r}'
       )
+    _check_text(where, index, spec.field, value)
     if as_words and spec.kind == 'text':
       value = value.split()
     if not len(value):
@@ -134,8 +136,14 @@ def inputs(
       raise errors.DataError(
         f'{where}, example {index}: field {spec.pair!r} should be a string, not {second!r}'
       )
+    _check_text(where, index, spec.pair, second)
     result.append((value, second) if second else value)
   return result
+
+
+def _check_text(where: str, index: int, field: str, value: str | Sequence[str]) -> None:
+  if complaint := errors.no_text(value):
+    raise errors.DataError(f'{where}, example {index}: field {field!r} {complaint}')
 
 
 def piece_table(pieces: _ragged.Ragged, max_pieces: int) -> np.ndarray:

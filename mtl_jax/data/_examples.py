@@ -50,7 +50,7 @@ def choose(
 
   Raises:
     ConfigError: the data set has no unlabelled examples, or its tasks cannot be mixed.
-    DataError: a split is empty, or a label is of the wrong type.
+    DataError: a split is empty, or a label is of the wrong type or has a lone surrogate.
   """
   by_task = _choose(name, examples, task_specs, options, owner)
   where = {split: f'data set {name!r}, split {split!r}' for split in by_task}
@@ -60,8 +60,16 @@ def choose(
       if not len(items):
         raise errors.DataError(f'{where[split]}{of}: it is empty')
       _labels.check(where[split], task, task_specs[task], items)
+      _check_texts(where[split], task_specs[task].field, items)
   groups = [[task] for task in task_specs] if owner else [list(task_specs)]
   return Examples(where, input_spec, task_specs, groups, by_task)
+
+
+def _check_texts(where: str, field: str, items: _labels.Examples) -> None:
+  """Raises DataError for the first label, or name in one, that UTF-8 cannot write."""
+  for index, item in enumerate(items):
+    if complaint := errors.no_text(item[field]):
+      raise errors.DataError(f'{where}, example {index}: field {field!r} {complaint}')
 
 
 def _choose(

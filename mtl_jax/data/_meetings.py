@@ -12,21 +12,24 @@ from scipy import stats
 from mtl_jax.data import _labels, _ragged
 
 APART = 0.2
-"""How far the share of a task may be from that in the data, relative to it, on average over batches
-of one length. A task that is missing from a tenth of them, and is as frequent in the others, is so
-far."""
+"""How far a task's share of the batches of one bucket may be from its share of the data, relative
+to the latter, on average. One that is missing from a tenth of the batches is so far."""
 
 _CHANCE = 1e-3  # a difference that is as likely as this, were there none, is none
 
 
-def labelled(target: _labels.Targets) -> np.ndarray:
+def labelled(target: _labels.Targets, *, unknown: bool = False) -> np.ndarray:
   """Returns which of N examples have a label that carries a loss, bool `[N]`.
 
   Args:
     target: encoded labels: integers, below zero none; or floats, NaN none; a first axis of N.
+    unknown: whether those of unknown classes, which are scored but carry no loss, count too.
   """
   flat = target.values if isinstance(target, _ragged.Ragged) else target
-  known = ~np.isnan(flat) if flat.dtype.kind == 'f' else flat >= 0
+  if flat.dtype.kind == 'f':
+    known = ~np.isnan(flat)
+  else:
+    known = flat != _labels.MISSING if unknown else flat >= 0
   if isinstance(target, _ragged.Ragged):
     below = np.concatenate([[0], np.cumsum(known)])
     return np.diff(below[target.offsets]) > 0

@@ -5,12 +5,14 @@ Everything follows from the seed and the number of the step, as in `_batches`.
 
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import SupportsIndex
 
 import numpy as np
 
+from mtl_jax import errors
 from mtl_jax.data import _batches
 
 MIXINGS = ('all', 'one')
@@ -104,11 +106,22 @@ def shares(sizes: Sequence[int], temperature: float, limit: int) -> list[float]:
     temperature: 1: by size; large: all alike.
     limit: sizes above count as this; 0: none do.
 
+  Raises:
+    ConfigError: a temperature so low that the numbers do not fit.
+
   References:
     Raffel et al., Exploring the Limits of Transfer Learning with a Unified Text-to-Text
     Transformer, JMLR 21, 2020, section 3.5.2.
   """
-  rates = [min(size, limit or size) ** (1 / temperature) for size in sizes]
+  try:
+    rates = [min(size, limit or size) ** (1 / temperature) for size in sizes]
+  except OverflowError:
+    rates = [math.inf]
+  if not math.isfinite(sum(rates)):
+    raise errors.ConfigError(
+      f'temperature: {temperature} is too low for tasks of {max(sizes)} examples; only the largest '
+      'task would be drawn'
+    )
   return [rate / sum(rates) for rate in rates]
 
 

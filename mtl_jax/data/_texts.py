@@ -118,10 +118,7 @@ def _words(
   """The groups of each split, split into words first, and with pieces the pieces of each word."""
   longest = options['max_length']
   before, after = tokenizer.frame if tokenizer.frames else ([], [])
-  if 0 < longest <= len(before) + len(after):
-    raise errors.ConfigError(
-      f'max_length {longest}: the tokenizer puts {len(before) + len(after)} tokens around each text'
-    )
+  _check_room(longest, len(before) + len(after))
   words = _encode.Words()
   numbered = {split: [words.number(items) for items in groups] for split, groups in inputs.items()}
   split_by = [tokenizer] if pieces is None else [tokenizer, pieces]
@@ -163,6 +160,7 @@ def _strings(
 ) -> Splits:
   """The groups of each split, single texts or, with `pairs`, also pairs of texts."""
   longest = options['max_length']
+  _check_room(longest, tokenizer.backend.num_special_tokens_to_add(pairs))
 
   def encode(items: list[Any], target: _labels.ByTask) -> _encode.Split:
     if not tokenizer.frames:
@@ -175,3 +173,10 @@ def _strings(
     split: [encode(items, target) for items, target in zip(groups, targets[split], strict=True)]
     for split, groups in inputs.items()
   }
+
+
+def _check_room(max_length: int, around: int) -> None:
+  if 0 < max_length <= around:
+    raise errors.ConfigError(
+      f'max_length {max_length}: the tokenizer puts {around} tokens around each text'
+    )

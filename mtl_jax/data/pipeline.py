@@ -13,6 +13,7 @@ from mtl_jax.data import (
   _arrays,
   _examples,
   _labels,
+  _learnable,
   _mixing,
   _texts,
   builders,
@@ -22,6 +23,7 @@ from mtl_jax.data import (
 )
 from mtl_jax.data import vocabularies as vocabularies_lib
 from mtl_jax.data._data import Data, check_batch_size
+from mtl_jax.plain import is_int
 
 DEFAULTS: dict[str, Any] = {
   'name': '',  # the data set, from mtl_jax.data.builders
@@ -55,6 +57,8 @@ DEFAULTS: dict[str, Any] = {
   'unlabelled': False,  # train on the unlabelled examples too, where the data set has some
 }
 """The options of a data set and their defaults."""
+
+_LARGEST = 2**31 - 1  # what an int32 can count: ids, places, rows
 
 _ENCODE = {'text': _texts.encode, 'words': _texts.encode, 'array': _arrays.encode}
 
@@ -148,7 +152,8 @@ def from_examples(
 
   Raises:
     ConfigError: an unknown option or tokenizer; a value out of range.
-    DataError: an empty split, or an example that is not what its task says.
+    DataError: an empty split, an example that is not what its task says, or a task without a label
+      to learn.
   """
   options = _options(config)
   name = options['name'] or 'given examples'
@@ -175,6 +180,13 @@ def from_examples(
       )
   labels = {task: known[task] for task in task_specs}
   encoded = _ENCODE[input_spec.kind](given, options, labels, vocabularies, tokenizer)
+  earlier = known.keys() & (vocabularies.labels if vocabularies else {})
+  _learnable.check(given, encoded.splits['train'], labels, earlier, options['label_min_count'])
+  if batch_size * encoded.bucket_lengths[-1] > _LARGEST:
+    raise errors.ConfigError(
+      f'a batch of {batch_size} examples, {encoded.bucket_lengths[-1]} tokens each, does not fit: '
+      'lower batch_size, bucket_lengths or max_length'
+    )
   names = list(task_specs) if owner else ['']
   longest = 0 if encoded.tokenizer is None else encoded.bucket_lengths[-1]
   if vocabularies is not None:
@@ -205,8 +217,7 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
   for key, default in DEFAULTS.items():
     value = options[key]
     if isinstance(default, int) and not isinstance(default, bool):
-      if isinstance(value, bool) or not isinstance(value, int) or value < least.get(key, 0):
-        raise errors.ConfigError(f'{key}: need an integer from {least.get(key, 0)}, not {value!r}')
+      _check_size(key, value, least.get(key, 0))
     elif isinstance(default, str) and not isinstance(value, str):
       options[key] = str(value)  # a path
   if options['mixing'] not in _mixing.MIXINGS:
@@ -217,9 +228,14 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
     raise errors.ConfigError(f'temperature: need more than 0, not {options["temperature"]}')
   if not 0 <= options['word_dropout'] < math.inf:
     raise errors.ConfigError(f'word_dropout: need 0 or more, not {options["word_dropout"]}')
-  if any(not isinstance(length, int) or length < 1 for length in options['bucket_lengths']):
-    raise errors.ConfigError(f'bucket_lengths: need integers from 1: {options["bucket_lengths"]}')
+  for length in options['bucket_lengths']:
+    _check_size('bucket_lengths', length, 1)
   return options
+
+
+def _check_size(key: str, value: Any, least: int) -> None:
+  if not is_int(value) or not least <= value <= _LARGEST:
+    raise errors.ConfigError(f'{key}: need an integer from {least} to {_LARGEST}, not {value!r}')
 
 
 def _choose(

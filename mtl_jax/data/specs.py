@@ -34,7 +34,7 @@ class InputSpec:
   mean: tuple[float, ...] = ()
   std: tuple[float, ...] = ()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.kind not in ('text', 'words', 'array'):
       raise ValueError(f"kind: need 'text', 'words' or 'array', not {self.kind!r}")
     if (self.kind == 'array') == bool(self.tokenizer):

@@ -4,10 +4,11 @@ Batches are made elsewhere.
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,12 +68,16 @@ class Tokenizer:
     return max(self.backend.get_vocab().values()) + 1
 
   def encode(self, texts: Sequence[str]) -> _ragged.Ragged:
-    """Returns the ids of each text: at least one, the unknown id for a text without pieces."""
+    """Returns the ids of each text: at least one, the unknown id for a text without pieces.
+
+    Raises:
+      DataError: a text has a lone surrogate.
+    """
     rows: list[Sequence[int]] = []
     for start in range(0, len(texts), _CHUNK):
-      encoded = self.backend.encode_batch_fast(
-        list(texts[start : start + _CHUNK]), add_special_tokens=False
-      )
+      chunk = list(texts[start : start + _CHUNK])
+      with _explained(chunk, start):
+        encoded = self.backend.encode_batch_fast(chunk, add_special_tokens=False)
       rows.extend(item.ids for item in encoded)
     return self._known(rows)
 
@@ -101,6 +106,9 @@ class Tokenizer:
       texts: all single, or all pairs.
       max_length: most ids of an example, the frame included; the longer of two texts is cut first.
         0: no bound.
+
+    Raises:
+      DataError: a text has a lone surrogate.
     """
     backend = self.backend
     if max_length:
@@ -110,7 +118,10 @@ class Tokenizer:
     segments: list[Sequence[int]] = []
     truncated = 0
     for start in range(0, len(texts), _CHUNK):
-      for item in backend.encode_batch(list(texts[start : start + _CHUNK])):
+      chunk = list(texts[start : start + _CHUNK])
+      with _explained(chunk, start):
+        encoded = backend.encode_batch(chunk)
+      for item in encoded:
         ids.append(item.ids or [self.unknown_id])
         segments.append(item.type_ids or [0])
         truncated += bool(item.overflowing)
@@ -132,6 +143,9 @@ class Tokenizer:
       words: the words.
       first: each stands at the beginning of a text, else after another word: the pieces of
         byte-level and SentencePiece tokenizers may begin with the blank.
+
+    Raises:
+      DataError: a word has a lone surrogate.
     """
     if self.kind == 'characters':
       return self.encode([f' {word}' for word in words])
@@ -141,7 +155,9 @@ class Tokenizer:
     rows: list[Sequence[int]] = []
     for start in range(0, len(words), _CHUNK):
       texts = [f'{before} {word}' for word in words[start : start + _CHUNK]]
-      for item in self.backend.encode_batch(texts, add_special_tokens=False):
+      with _explained(texts, start):
+        encoded = self.backend.encode_batch(texts, add_special_tokens=False)
+      for item in encoded:
         ends = [end for _, end in item.offsets]
         rows.append([i for i, end in zip(item.ids, ends, strict=True) if end > len(before)])
     return self._known(rows)
@@ -174,7 +190,7 @@ def train(
 
   Raises:
     ConfigError: an unknown kind, or a vocabulary too small.
-    DataError: no text to train on.
+    DataError: no text to train on, or one with a lone surrogate.
   """
   if kind not in KINDS:
     raise errors.ConfigError(f'no tokenizer {kind!r}{errors.nearest(kind, KINDS)}')
@@ -188,13 +204,14 @@ def train(
   if kind == 'characters' and as_words:
     texts = [f' {text}' for text in texts]
   backend = _untrained(kind, lowercase)
-  if kind in ('characters', 'words'):
-    vocabulary = _vocabulary(backend, texts, vocab_size, min_count, special)
-    backend.model = models.WordLevel(vocabulary, UNKNOWN)
-  else:
-    model = _train_subwords(backend, kind, texts, vocab_size or _SUBWORD_SIZE, min_count, special)
-    backend = _untrained(kind, lowercase)
-    backend.model = model
+  with _explained(texts):
+    if kind in ('characters', 'words'):
+      vocabulary = _vocabulary(backend, texts, vocab_size, min_count, special)
+      model: models.Model = models.WordLevel(vocabulary, UNKNOWN)
+    else:
+      model = _train_subwords(backend, kind, texts, vocab_size or _SUBWORD_SIZE, min_count, special)
+      backend = _untrained(kind, lowercase)
+  backend.model = model
   if pairs:
     backend.post_processor = processors.TemplateProcessing(
       '$A', f'$A {SEPARATOR} $B:1', [(SEPARATOR, special.index(SEPARATOR))]
@@ -243,6 +260,18 @@ def write_atomically(path: Path, content: str) -> None:
     partial.replace(path)
   finally:
     partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explained(texts: Sequence[str | tuple[str, str]], start: int = 0) -> Iterator[None]:
+  """Raises DataError for a text that the library refused; the first is number `start`."""
+  try:
+    yield
+  except (TypeError, UnicodeEncodeError):
+    for index, item in enumerate(texts, start):
+      if complaint := errors.no_text(item):
+        raise errors.DataError(f'text {index} {complaint}') from None
+    raise
 
 
 def _untrained(kind: str, lowercase: bool) -> tokenizers.Tokenizer:
@@ -304,10 +333,12 @@ def _train_subwords(
   ties between merges by these numbers. Named as special tokens, in order, they have fixed numbers.
   """
   words = {word for text in set(texts) for word in _split(backend, text)}
+  # The trainers make room for all pieces asked for; each is a part of a word, marked or not.
+  parts = sum(len(word) * (len(word) + 1) for word in words)
   if kind == 'wordpiece':
     marked = sorted({f'##{character}' for word in words for character in word[1:]})
     trainer: trainers.Trainer = trainers.WordPieceTrainer(
-      vocab_size=vocab_size,
+      vocab_size=min(vocab_size, len(special) + parts),
       min_frequency=min_count,
       special_tokens=[*special, *marked],
       show_progress=False,
@@ -315,7 +346,7 @@ def _train_subwords(
   else:
     marked = sorted({f'{word[-1]}</w>' for word in words})
     trainer = trainers.BpeTrainer(
-      vocab_size=vocab_size,
+      vocab_size=min(vocab_size, len(special) + parts),
       min_frequency=min_count,
       special_tokens=[*special, *marked],
       end_of_word_suffix='</w>',

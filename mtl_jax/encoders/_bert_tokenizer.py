@@ -7,7 +7,6 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from mtl_jax import errors
 from mtl_jax.encoders import _bert_files
 
 
@@ -22,20 +21,20 @@ def read(directory: str | os.PathLike[str]) -> tokenizers.Tokenizer:
     elif (folder / 'vocab.json').is_file() and (folder / 'merges.txt').is_file():
       made = _byte_level(folder)
     else:
-      raise errors.ConfigError(
+      raise ValueError(
         f'{folder} has no tokenizer: need tokenizer.json, vocab.txt, or vocab.json and merges.txt '
         '(of sentencepiece models transformers.AutoTokenizer writes tokenizer.json)'
       )
-  except errors.ConfigError:
+  except ValueError:
     raise
   except Exception as error:  # the library raises Exception itself
-    raise errors.ConfigError(f'{folder}: the tokenizer cannot be read: {error}') from error
+    raise ValueError(f'{folder}: the tokenizer cannot be read: {error}') from error
   made.no_padding()
   made.no_truncation()
   highest = max(made.get_vocab().values(), default=0)
   size = _bert_files.read_json(folder / 'config.json', {}).get('vocab_size')
   if isinstance(size, int) and highest >= size:
-    raise errors.ConfigError(
+    raise ValueError(
       f'{folder}: the tokenizer has ids up to {highest}, and the model knows {size} tokens: they '
       'are not of one checkpoint'
     )
@@ -52,7 +51,7 @@ def _special(folder: Path, names: Mapping[str, str], vocabulary: Mapping[str, in
     if token in vocabulary:
       found.append(token)
     elif index < 3:
-      raise errors.ConfigError(f'{folder}: the vocabulary lacks the special token {token!r}')
+      raise ValueError(f'{folder}: the vocabulary lacks the special token {token!r}')
   return found
 
 

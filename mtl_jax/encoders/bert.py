@@ -204,9 +204,9 @@ class Checkpoint:
   remat: bool = False
 
   def check(self, where: str) -> None:
-    """Raises ConfigError unless config.json can be read and has so many layers."""
+    """Raises ValueError unless config.json can be read and has so many layers."""
     if not self.path:
-      raise errors.ConfigError(
+      raise ValueError(
         f'{where}.path: give the folder of a checkpoint, or PACKAGE:FOLDER of one in an installed '
         f'package, such as {MINILM}'
       )
@@ -236,7 +236,7 @@ def options(directory: str | os.PathLike[str], layers: int = 0) -> dict[str, Any
   folder = _bert_files.find(directory)
   found = _bert_files.config(folder, ACTIVATIONS)[1]
   if not 0 <= layers <= found['layers']:
-    raise errors.ConfigError(
+    raise ValueError(
       f'{folder}: layers={layers}: the model has {found["layers"]}; need one of these, or 0 for all'
     )
   return found | {'layers': layers or found['layers']}
@@ -262,7 +262,7 @@ def load(directory: str | os.PathLike[str], layers: int = 0) -> Pretrained:
     layers: use only so many blocks, from the first; 0: all.
 
   Raises:
-    ConfigError: there is no such folder or file; the model is of another kind; it has fewer layers;
+    ValueError: there is no such folder or file; the model is of another kind; it has fewer layers;
       or tensors are missing, unexpected or of another shape: they are listed.
   """
   folder, chosen = _bert_files.find(directory), options(directory, layers)
@@ -299,7 +299,7 @@ def tokenizer(directory: str | os.PathLike[str]) -> 'tokenizers.Tokenizer':
     directory: as for `load`.
 
   Raises:
-    ConfigError: there is none of these files, one is broken, or has an id that the model lacks.
+    ValueError: there is none of these files, one is broken, or has an id that the model lacks.
   """
   from mtl_jax.encoders import _bert_tokenizer  # a model is trained without `tokenizers`
 

@@ -37,28 +37,28 @@ def load(name: str) -> Any:
   """Returns what 'package.module:Name' names.
 
   Raises:
-    ConfigError: another form, the import fails, or the module has no such name.
+    ValueError: another form, the import fails, or the module has no such name.
   """
   module_name, _, path = name.partition(':')
   if not module_name or not path:
-    raise errors.ConfigError(
+    raise ValueError(
       f"encoder {name!r}: write 'package.module:Name', with a colon before the name in the module"
     )
   try:
     found = importlib.import_module(module_name)
   except (Exception, SystemExit) as error:  # whatever a user's module does
     if isinstance(error, ModuleNotFoundError) and f'{module_name}.'.startswith(f'{error.name}.'):
-      raise errors.ConfigError(
+      raise ValueError(
         f'encoder {name!r}: there is no module {error.name!r}; start from the directory that holds '
         'it, or put that on PYTHONPATH'
       ) from None
-    raise errors.ConfigError(
+    raise ValueError(
       f'encoder {name!r}: importing {module_name} failed: {type(error).__name__}: {error}'
     ) from error
   for part in path.split('.'):
     if not hasattr(found, part):
       near = [key for key, value in vars(found).items() if callable(value) and key[0] != '_']
-      raise errors.ConfigError(
+      raise ValueError(
         f'encoder {name!r}: {module_name} has no {part!r}{errors.nearest(part, near)}'
       )
     found = getattr(found, part)
@@ -77,17 +77,20 @@ def make(given: Any, options: Mapping[str, Any], offered: Mapping[str, Any] | No
       parameter for.
 
   Raises:
-    ConfigError: this is no module and makes none, or the options are not its own.
+    ValueError: this is no module and makes none, or the options are not its own.
   """
   found, arguments = check(given, options, offered or {})
   if isinstance(found, nn.Module):
     return found
   try:
     made = found(**arguments)
-  except (TypeError, ValueError) as error:
-    raise errors.ConfigError(f'{_where(given)}: {error}') from error
+  except ValueError as error:  # what it says of its options
+    raise ValueError(f'{_where(given)}: {error}') from error
+  except Exception as error:
+    error.add_note(f'This was raised by {_where(given)}, when it was made.')
+    raise
   if not isinstance(made, nn.Module):
-    raise errors.ConfigError(
+    raise ValueError(
       f'{_where(given)} returned {_kind(made)}, not a flax.linen.Module (flax.nnx.bridge.to_linen '
       'makes one of an nnx module)'
     )
@@ -101,14 +104,14 @@ def check(
   where, found = _where(given), load(given) if isinstance(given, str) else given
   if isinstance(found, nn.Module):
     if options:
-      raise errors.ConfigError(
+      raise ValueError(
         f'{where} is a finished module and takes no options such as {next(iter(options))!r}: name '
         'its class instead'
       )
     return found, {}
   is_class = isinstance(found, type)
   if not callable(found) or (is_class and not issubclass(found, nn.Module)):
-    raise errors.ConfigError(
+    raise ValueError(
       f'{where} is {"the class " + found.__name__ if is_class else _kind(found)}: need a '
       'flax.linen.Module, its class, a function that returns one, or one from inputs to features'
     )
@@ -121,14 +124,12 @@ def check(
   if not any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values()):
     for name in options:
       if name not in names:
-        raise errors.ConfigError(f'{where} has no option {name!r}{errors.nearest(name, names)}')
+        raise ValueError(f'{where} has no option {name!r}{errors.nearest(name, names)}')
   arguments = {name: value for name, value in offered.items() if name in names} | dict(options)
   try:
     signature.bind(**arguments)
   except TypeError as error:
-    raise errors.ConfigError(
-      f'{where}: {error}: give it as an option, or give it a default'
-    ) from None
+    raise ValueError(f'{where}: {error}: give it as an option, or give it a default') from None
   return found, arguments
 
 

@@ -76,7 +76,7 @@ class Source(Protocol):
     """See the class."""
 
   def check(self, where: str) -> None:
-    """Raises ConfigError, naming the options by `where`, unless there is such a source."""
+    """Raises ValueError, naming the options by `where`, unless there is such a source."""
 
   def tokenizer(self) -> 'tokenizers.Tokenizer':
     """What splits texts as the encoder knows them."""

@@ -43,7 +43,7 @@ def load_vectors(
     features: E that is needed; None: any.
 
   Raises:
-    ConfigError: there is no such file, its vectors have another width, or it has none for the
+    ValueError: there is no such file, its vectors have another width, or it has none for the
       vocabulary.
     DataError: a line is not a word and its numbers, or lines are missing; the line is named.
   """
@@ -51,9 +51,9 @@ def load_vectors(
     with open(path, 'rb') as file:
       found = _read(file, str(path), vocabulary, features)
   except OSError as error:
-    raise errors.ConfigError(f'vectors {str(path)!r} cannot be read: {error.strerror}') from None
+    raise ValueError(f'vectors {str(path)!r} cannot be read: {error.strerror}') from None
   if not found:
-    raise errors.ConfigError(
+    raise ValueError(
       f'{path} has a vector for none of {len(vocabulary)} tokens; word vectors need a vocabulary '
       "of words: dataset.tokenizer='words'"
     )
@@ -114,7 +114,7 @@ def _check_width(path: str, line: bytes, width: int, features: int | None) -> No
       f'{path}, line 1: need a word and its numbers, found {line[:40]!r}{_BINARY}'
     )
   if features not in (None, width):
-    raise errors.ConfigError(
+    raise ValueError(
       f'{path} has vectors of {width} numbers, and the embedding has features={features}: set '
       f'features={width}, or take another file'
     )

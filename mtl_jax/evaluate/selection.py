@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtl_jax import errors
-from mtl_jax.tasks import Task
+from mtl_jax.protocols import LabelledTask
 
 JOINT = 'joint.exact_match'
 
@@ -18,7 +18,7 @@ def choices(metrics: Mapping[str, Sequence[str]]) -> list[str]:
   return ['mean', 'loss', JOINT, *(f'{task}.{m}' for task, names in metrics.items() for m in names)]
 
 
-def higher_is_better(choice: str, tasks: Sequence[Task]) -> bool:
+def higher_is_better(choice: str, tasks: Sequence[LabelledTask]) -> bool:
   """The direction of what was chosen: 'loss' and errors fall, all else rises."""
   if choice in ('mean', 'loss', JOINT):
     return choice != 'loss'

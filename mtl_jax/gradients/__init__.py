@@ -4,16 +4,15 @@ Nothing here knows a balancing method, an optimizer or Flax.
 """
 
 from mtl_jax.gradients.by_task import losses_and_gradients, task_gradients
-from mtl_jax.gradients.halves import TwoHalves
 from mtl_jax.gradients.jacobian import (
   Jacobian,
   LossFunctions,
   as_function,
-  has_two_halves,
   is_split,
   linearize,
 )
 from mtl_jax.gradients.stacked import combine, cosines, gramian, norms
+from mtl_jax.protocols import TwoHalves, has_two_halves
 
 __all__ = [
   'Jacobian',

@@ -1,47 +1,15 @@
 """A model as two halves, a batch as one example a task: what gradients, steps and models share.
 
-Knows nothing of Flax: any object with the three members of `TwoHalves` can be trained.
+Knows nothing of Flax: any object that is `protocols.TwoHalves` can be trained.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-Params = Any
-Features = Any
-Example = Mapping[str, Any]
-
-
-class TwoHalves(Protocol):
-  """A model whose tasks meet in one shared half.
-
-  `params` is `{'shared': θ, 'tasks': {name: φ}}`; features are any pytree, batch axis
-  first.
-
-  A model whose shared half works differently for each task (a column, an adapter) has in place of
-  `encode` the method `encode_task(shared, own, index, inputs, key) -> features`: θ, what of φ_i
-  takes part, i as an int32 `[]`, inputs, key. Then φ_i is `{'encoder': own, 'head': ...}`, with
-  `own` of the same shapes for every task, and the engine maps over tasks.
-  """
-
-  @property
-  def task_names(self) -> tuple[str, ...]:
-    """The tasks' names; their order is that of every `[T]` array."""
-
-  def encode(self, shared: Params, inputs: Any, key: jax.Array | None) -> Features:
-    """Shared half: inputs (batch axis first) to features. `key` is None outside training."""
-
-  def task_loss(
-    self,
-    name: str,
-    task_params: Params,
-    features: Features,
-    example: Example,
-    key: jax.Array | None,
-  ) -> tuple[jax.Array, jax.Array]:
-    """Task half: its loss `[]`, and how many labels that is the mean of `[]` (0: absent)."""
+from mtl_jax.protocols import Example, Features, Params, TwoHalves, encodes_by_task
 
 
 def has_shared_inputs(batch: Mapping[str, Any]) -> bool:
@@ -117,11 +85,6 @@ def rows_of(tree: Any) -> list[Any]:
   """All rows of every leaf's first axis, whose gradients are stacked, not added up in its shape."""
   leaves, structure = jax.tree.flatten(tree)
   return [jax.tree.unflatten(structure, row) for row in zip(*map(jnp.unstack, leaves), strict=True)]
-
-
-def encodes_by_task(model: Any) -> bool:
-  """Whether the shared half works differently for each task (see `TwoHalves`)."""
-  return hasattr(model, 'encode_task')
 
 
 class Group(NamedTuple):

@@ -1,22 +1,16 @@
 """The task Jacobian J = ∂L/∂θ of one batch: its rows, Jᵀw and Jv, each at the regime's cost."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mtl_jax.gradients import halves, linear, two_halves
 from mtl_jax.gradients.linear import Jacobian
+from mtl_jax.protocols import TwoHalves, encodes_by_task, has_two_halves
 
-LossFunctions = (
-  halves.TwoHalves | Callable[..., jax.Array] | Mapping[str, Callable] | Sequence[Callable]
-)
-
-
-def has_two_halves(model: Any) -> TypeGuard[halves.TwoHalves]:
-  """Whether `model` offers `encode` and `task_loss` (see `gradients.TwoHalves`)."""
-  return hasattr(model, 'encode') and hasattr(model, 'task_loss')
+LossFunctions = TwoHalves | Callable[..., jax.Array] | Mapping[str, Callable] | Sequence[Callable]
 
 
 def is_split(params: Any) -> bool:
@@ -44,7 +38,7 @@ def linearize(
     push: Jv will be asked for.
   """
   if has_two_halves(loss_fns):
-    once = halves.has_shared_inputs(batch) and not halves.encodes_by_task(loss_fns)
+    once = halves.has_shared_inputs(batch) and not encodes_by_task(loss_fns)
     regime = two_halves.shared_inputs if once else two_halves.own_features
     return regime(loss_fns, params, batch, key, stacked, push)
   args = (batch,) if key is None else (batch, key)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mtl_jax.gradients import halves, linear
 from mtl_jax.gradients.linear import Jacobian, Representation
+from mtl_jax.protocols import Example, TwoHalves
 
 
 class HeadGradient(NamedTuple):
@@ -47,7 +48,7 @@ class GroupMap(NamedTuple):
 
 
 def shared_inputs(
-  model: halves.TwoHalves,
+  model: TwoHalves,
   params: Any,
   batch: Mapping[str, Any],
   key: jax.Array | None,
@@ -94,7 +95,7 @@ def shared_inputs(
 
 
 def own_features(
-  model: halves.TwoHalves,
+  model: TwoHalves,
   params: Any,
   batch: Mapping[str, Any],
   key: jax.Array | None,
@@ -175,9 +176,9 @@ def own_features(
 
 
 def _head_gradients(
-  model: halves.TwoHalves,
+  model: TwoHalves,
   params: Any,
-  by_task: Mapping[str, halves.Example],
+  by_task: Mapping[str, Example],
   features: Mapping[str, Any],
   key: jax.Array | None,
   names: Sequence[str],
@@ -192,7 +193,7 @@ def _head_gradients(
       task_params: Any,
       leaves: list[jax.Array],
       name: str = name,
-      example: halves.Example = example,
+      example: Example = example,
       rebuild: Callable[..., Any] = rebuild,
       head_key: jax.Array | None = head_key,
     ) -> tuple[jax.Array, jax.Array]:
@@ -268,7 +269,7 @@ def _forward(
 
 
 def _mapped_vjp(
-  model: halves.TwoHalves, shared: Any, group: halves.Group
+  model: TwoHalves, shared: Any, group: halves.Group
 ) -> tuple[Any, Callable[[Any], Any]]:
   """`_forward` for the rows of a group at once: features `[A, ...]`, and their pull-back to
   gradients `[A, ...]` of θ and of what of the tasks' own parameters takes part.

@@ -22,10 +22,10 @@ def get(kind: str, **kwargs: Any) -> nn.Module:
   """The head for a kind of task, made with `kwargs` (`num_classes` but for regression).
 
   Raises:
-    ConfigError: an unknown kind; the nearest are listed.
+    ValueError: an unknown kind; the nearest are listed.
   """
   if kind not in HEADS:
-    raise errors.ConfigError(f'Unknown kind of task {kind!r}{errors.nearest(kind, HEADS)}')
+    raise ValueError(f'Unknown kind of task {kind!r}{errors.nearest(kind, HEADS)}')
   return HEADS[kind](**kwargs)
 
 

@@ -30,7 +30,7 @@ class Tagging(Kind):
     scheme: how tags mark spans, for the metrics that count them. 'conlleval': B and I, in any
       order, as CoNLL's script counts; 'IOB2', 'IOBES', 'BILOU': strictly, so that a span whose tags
       are not as the scheme says is none. '': IOBES or BILOU where the names of the classes have
-      their prefixes, else conlleval.
+      their prefixes, else conlleval. Tags that are marks alone (B, I) are of a class of their own.
 
   Raises:
     ValueError: there is no such scheme.
@@ -109,7 +109,7 @@ class Tagging(Kind):
     if self.scheme:
       return self.scheme
     for scheme, prefixes in _TELLING.items():
-      if any(name.startswith(prefixes) for name in names):
+      if any(_typed(name).startswith(prefixes) for name in names):
         return scheme
     return 'conlleval'
 
@@ -122,7 +122,7 @@ class Tagging(Kind):
       strict = {}
       if scheme != 'conlleval':
         strict = {'mode': 'strict', 'scheme': getattr(schemes, scheme)}
-      tags = dict(enumerate(names))
+      tags = dict(enumerate(map(_typed, names)))
       gold = [_tags(sentence, tags, scheme) for sentence in targets]
       predicted = [[tags[i] for i in sentence.tolist()] for sentence in predictions]
       return getattr(seqeval, score)(gold, predicted, zero_division=0, **strict)
@@ -133,13 +133,18 @@ class Tagging(Kind):
     scheme = self._scheme(names)
     marks = 'BIES' if scheme == 'conlleval' else _MARKS[scheme]
     prefixes = tuple(f'{mark}-' for mark in dict.fromkeys(marks))
-    odd = [name for name in names if name != 'O' and not name.startswith(prefixes)]
+    odd = [name for name in names if name != 'O' and not _typed(name).startswith(prefixes)]
     if not odd:
       return ''
     return (
       f'counts spans and needs IOB labels (O, {"x, ".join(prefixes)}x), not {odd[0]!r}; use '
       'token_accuracy for plain tags'
     )
+
+
+def _typed(name: str) -> str:
+  """A tag with the class of its span, which one that is a mark alone does not name."""
+  return f'{name}-<untyped>' if len(name) == 1 and name != 'O' else name
 
 
 def _tags(sentence: np.ndarray, tags: Mapping[int, str], scheme: str) -> list[str]:

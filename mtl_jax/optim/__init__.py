@@ -86,7 +86,7 @@ def get(name: str, **kwargs: Any) -> Balancer | Normalizer:
   """The method called `name`, made with `kwargs`.
 
   Raises:
-    ConfigError: no such method; the nearest names are listed.
+    ValueError: no such method; the nearest names are listed.
 
   Example:
     >>> import mtl_jax
@@ -94,7 +94,7 @@ def get(name: str, **kwargs: Any) -> Balancer | Normalizer:
     'gramian'
   """
   if name not in METHODS:
-    raise errors.ConfigError(f'Unknown balancing method {name!r}{errors.nearest(name, METHODS)}')
+    raise ValueError(f'Unknown balancing method {name!r}{errors.nearest(name, METHODS)}')
   return METHODS[name](**kwargs)
 
 

@@ -4,70 +4,19 @@ The methods live in this folder's other files, one family a file.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mtl_jax import gradients
+from mtl_jax.optim import _arguments
+from mtl_jax.protocols import State, Weighting
 
-State = Any
 NEEDS = ('losses', 'gramian', 'jacobian', 'functions')
 """What a method reads, from the cheapest to the dearest."""
-
-
-class WeightingUpdate(Protocol):
-  """`(state, *, present, losses, gramian, key, **extra_args) -> weights [T], state`."""
-
-  def __call__(
-    self,
-    state: State,
-    *,
-    present: jax.Array,
-    losses: jax.Array | None = None,
-    gramian: jax.Array | None = None,
-    key: jax.Array | None = None,
-    **extra_args: Any,
-  ) -> tuple[jax.Array, State]:
-    """Task weights for one step.
-
-    Args:
-      state: from `init` or the last update.
-      present: `[T]` bool, the tasks of this step. An absent task's row and column of `gramian` are
-        zero.
-      losses: `[T]`, for methods that need them.
-      gramian: `[T, T]` inner products of the task gradients; None for methods on losses only.
-      key: PRNG key of this step, from the train step; None: methods draw from their state's key.
-      **extra_args: ignored, as in optax.
-    """
-
-
-class Weighting(NamedTuple):
-  """A balancing method as weights on task gradients.
-
-  Attributes:
-    init: num_tasks -> state.
-    update: see `WeightingUpdate`. Called through `weigh`: what it reads is finite, an absent task's
-      loss, row and column are zero, and the weight it gives an absent task is not used.
-    needs: 'losses' or 'gramian'.
-    follow: `(state, *, losses, new_losses, present) -> state`, for a method that looks at the
-      losses `[T]` of the same batch after the parameters moved: the train step runs a second
-      forward. None for all others.
-    batches: how many independent batches the method reads. With more than one, `gramian` is J₁·J₂ᵀ
-      of the first two, and the direction is that of the last.
-    held: state -> (due `[]` bool, weights `[T]`, state): where not due, `update` would read nothing
-      and give these weights and this state, so that the train step needs no Gramian. None: always
-      due.
-  """
-
-  init: Callable[[int | None], State]
-  update: WeightingUpdate
-  needs: str
-  follow: Callable[..., State] | None = None
-  batches: int = 1
-  held: Callable[[State], tuple[jax.Array, jax.Array, State]] | None = None
 
 
 class Balancer(optax.GradientTransformationExtraArgs):
@@ -78,19 +27,29 @@ class Balancer(optax.GradientTransformationExtraArgs):
       is not a weighting.
     needs: what it reads.
     init_tasks: `(params, num_tasks) -> state`, for callers that know T, such as the train step.
+    weighed: `update` with a third result, the weights `[T]` that the direction was made with, for
+      the train step's metrics; None for a weighting, and for a method that has no weights.
   """
 
   weighting: Weighting | None
   needs: str
   init_tasks: Callable[[Any, int | None], State]
+  weighed: Callable[..., tuple[Any, State, jax.Array]] | None
 
   def __new__(
-    cls, init, update, weighting: Weighting | None = None, needs: str = 'jacobian', init_tasks=None
+    cls,
+    init,
+    update,
+    weighting: Weighting | None = None,
+    needs: str = 'jacobian',
+    init_tasks=None,
+    weighed=None,
   ):
     self = super().__new__(cls, init, update)
     self.weighting = weighting
     self.needs = needs
     self.init_tasks = init_tasks or _init_tasks(init, weighting)
+    self.weighed = weighed
     return self
 
 
@@ -126,8 +85,11 @@ def balancer(weighting: Weighting, num_tasks: int | None = None) -> Balancer:
 
   def update(updates, state, params=None, **extra_args):
     del params
-    weights, state = _weigh(weighting, updates, state, extra_args)
-    return gradients.combine(weights, updates), state
+    known = _known(weighting, updates, extra_args)
+    weights, new_state = weigh(weighting, state, **known)
+    direction = gradients.combine(weights, updates)
+    direction, _ = bounded(weighting, state, direction, weights, known.get('gramian'))
+    return direction, new_state
 
   return Balancer(lambda params: weighting.init(num_tasks), update, weighting, weighting.needs)
 
@@ -137,13 +99,15 @@ def normalizer(weighting: Weighting, num_tasks: int | None = None) -> Normalizer
 
   def update(updates, state, params=None, **extra_args):
     del params
-    scales, state = _weigh(weighting, updates, state, extra_args)
+    scales, state = weigh(weighting, state, **_known(weighting, updates, extra_args))
     return scale_rows(scales, updates), state
 
   return Normalizer(lambda params: weighting.init(num_tasks), update, weighting)
 
 
-def jacobian_balancer(init, update, num_tasks: int | None = None) -> Balancer:
+def jacobian_balancer(
+  init, update, num_tasks: int | None = None, *, weighs: bool = False
+) -> Balancer:
   """A method that looks inside J, as an optax transformation.
 
   Args:
@@ -151,16 +115,25 @@ def jacobian_balancer(init, update, num_tasks: int | None = None) -> Balancer:
     update: `(stacked, state, *, present [T], losses [T] or None, key or None, **extra_args) ->
       (direction, state)`.
     num_tasks: what `init` gets in an optax chain; the train step tells T itself.
+    weighs: `update` has a third result, the weights `[T]` that it used.
   """
 
   def checked(updates, state, params=None, **extra_args):
-    tasks = num_rows(updates, extra_args.get('losses'))
+    tasks = _arguments.num_rows(updates, extra_args.get('losses'))
     given = {'losses': None, 'key': None} | extra_args
     if given.get('present') is None:
       given['present'] = jnp.ones(tasks, bool)
     return update(updates, state, params=params, **given)
 
-  return Balancer(lambda params: init(params, num_tasks), checked, init_tasks=init)
+  def without_weights(updates, state, params=None, **extra_args):
+    return checked(updates, state, params, **extra_args)[:2]
+
+  return Balancer(
+    lambda params: init(params, num_tasks),
+    without_weights if weighs else checked,
+    init_tasks=init,
+    weighed=checked if weighs else None,
+  )
 
 
 def weigh(
@@ -177,7 +150,8 @@ def weigh(
   A task whose loss or gradient is NaN or infinite is left out like an absent one: it spoils
   neither the other tasks' weights nor the state. Its own row still shows in the direction, where
   0 · NaN is NaN, and in the train step's metric 'finite'. As squares of norms are float32, a norm
-  above 1e19 counts as infinite, and one below 1e-22 as zero.
+  above 1.8e19 counts as infinite, and a gradient with no coordinate above 1.1e-19 as zero: the
+  smallest normal float32 is the square of that, and a CPU has 0 for what is smaller.
 
   Returns:
     weights `[T]` float32, 0 for tasks left out, and the new state.
@@ -194,6 +168,49 @@ def weigh(
     state, present=usable, losses=losses, gramian=gramian, **extra_args
   )
   return jnp.where(usable, weights.astype(jnp.float32), 0.0), state
+
+
+def bounded(
+  weighting: Weighting,
+  state: State,
+  direction: Any,
+  weights: jax.Array,
+  gramian: jax.Array | None = None,
+) -> tuple[Any, jax.Array]:
+  """The combined direction, not longer than the method's `max_norm`, and the weights that make it.
+
+  The norm is that of the direction itself, so it is there on steps without a Gramian too, and the
+  bound holds to float32 whatever cancels.
+
+  Args:
+    weighting: the method.
+    state: the one that the step began with.
+    direction: Jᵀw, a pytree.
+    weights: w `[T]`.
+    gramian: `[T, T]` of the rows, where it is known: it tells the norm without the row of a task
+      that is left out because it is not finite, and still shows in the direction.
+
+  Returns:
+    the direction and the weights, both times the same factor.
+  """
+  if weighting.max_norm is None:
+    return direction, weights
+  longest, length = weighting.max_norm(state), _length(direction)
+  if gramian is not None:
+    length = jnp.where(jnp.isfinite(length), length, _length_of_rows(gramian, weights))
+  factor = jnp.where(length > longest, longest / jnp.where(length > 0, length, 1.0), 1.0)
+  scaled = jax.tree.map(lambda d: (d.astype(jnp.float32) * factor).astype(d.dtype), direction)
+  return scaled, weights * factor
+
+
+def _length(direction):
+  """The norm `[]` of a pytree, also where its square is not a float32."""
+  leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(direction)]
+  largest = jnp.zeros((), jnp.float32)
+  for leaf in leaves:
+    largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
+  unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+  return unit * gradients.norms([(leaf / unit)[None] for leaf in leaves])[0] if leaves else largest
 
 
 dot = functools.partial(jax.lax.dot, precision=jax.lax.Precision.HIGHEST)
@@ -214,6 +231,14 @@ def exactly(function: Callable) -> Callable:
       return _as_float(function(*_as_float(args, jnp.float64)), jnp.float32)
 
   return wrapped
+
+
+@exactly
+def _length_of_rows(gramian, weights):
+  """√(wᵀGw) over the rows that have a weight."""
+  square = weights[:, None] * gramian * weights[None, :]
+  used = (weights[:, None] != 0) & (weights[None, :] != 0)
+  return jnp.sqrt(jnp.maximum(jnp.sum(jnp.where(used, square, 0.0)), 0.0))
 
 
 def _as_float(tree, dtype):
@@ -289,7 +314,14 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
   def init_chain(params):
     return tuple(link.init(params) for link in links)
 
-  weighting = Weighting(init, update, needs, follow if last.weighting.follow else None)
+  longest = last.weighting.max_norm
+  weighting = Weighting(
+    init,
+    update,
+    needs,
+    follow if last.weighting.follow else None,
+    max_norm=None if longest is None else lambda state: longest(state[-1]),
+  )
   return Balancer(init_chain, balancer(weighting).update, weighting, needs)
 
 
@@ -303,114 +335,6 @@ def scale_rows(scales: jax.Array, stacked: Any) -> Any:
   return jax.tree.map(scale, stacked)
 
 
-def num_rows(stacked: Any, losses: jax.Array | None = None) -> int:
-  """T, the length of the leading axis that all leaves share.
-
-  Raises:
-    ValueError: there are no leaves, or a leaf (named) has another leading axis than the losses or,
-      without losses, than the first leaf.
-  """
-  leaves = jax.tree_util.tree_leaves_with_path(stacked)
-  if not leaves:
-    raise ValueError('There are no task gradients: the pytree has no leaves.')
-  tasks = losses.shape[0] if losses is not None else (jnp.shape(leaves[0][1]) or (None,))[0]
-  for path, leaf in leaves:
-    if not jnp.shape(leaf) or jnp.shape(leaf)[0] != tasks:
-      raise ValueError(
-        f'Task gradients need a leading axis of T = {tasks} tasks on every leaf, but '
-        f'{jax.tree_util.keystr(path) or "the leaf"} has shape {jnp.shape(leaf)}. '
-        'Where only part of the tree is stacked, use mtl_jax.optim.on_shared.'
-      )
-  assert tasks is not None
-  return tasks
-
-
-def require_losses(losses: jax.Array | None, method: str, tasks: int | None = None) -> jax.Array:
-  """The losses `[T]` in float32; ValueError where a chain was not given them, or not `tasks`."""
-  if losses is None:
-    raise ValueError(f'{method} needs the losses [T]: call tx.update(..., losses=losses).')
-  if tasks is not None and losses.shape != (tasks,):
-    raise ValueError(f'{method} of {tasks} tasks was given losses {losses.shape}.')
-  return losses.astype(jnp.float32)
-
-
-def known_tasks(tasks: int | None, num_tasks: int | None, method: str) -> int:
-  """T, for a state of that size: what the caller knows, else the method's own `num_tasks`.
-
-  Raises:
-    ValueError: nobody knows, or the two differ.
-  """
-  if tasks is None and num_tasks is None:
-    raise ValueError(f'{method} needs num_tasks in an optax chain: {method}(num_tasks=T).')
-  if None not in (tasks, num_tasks) and tasks != num_tasks:
-    raise ValueError(f'{method}(num_tasks={num_tasks}) was given {tasks} tasks.')
-  return tasks if tasks is not None else num_tasks  # type: ignore[return-value]
-
-
-def per_task(
-  values: Sequence[float] | jax.Array | None, present: jax.Array, default: float, option: str
-) -> jax.Array:
-  """An option with one number a task as `[T]` float32; None: the default for each.
-
-  Raises:
-    ValueError: another length than T; `option`, such as 'stch: reference', is named.
-  """
-  if values is None:
-    return jnp.full(present.shape, default, jnp.float32)
-  given = jnp.asarray(values, jnp.float32)
-  if given.shape != present.shape:
-    raise ValueError(f'{option} has shape {given.shape}, and there are {present.shape[0]} tasks.')
-  return given
-
-
-def step_present(
-  tx: optax.GradientTransformation,
-  grads: jax.Array,
-  opt_state: optax.OptState,
-  params: jax.Array,
-  present: jax.Array,
-) -> tuple[jax.Array, optax.OptState]:
-  """One step of a method's own optimizer: momentum moves no absent task.
-
-  Args:
-    tx: the optimizer.
-    grads: `[T]`, finite; a task with one whose square is not, beyond 1e19, counts as absent.
-    opt_state: of `params`.
-    params: `[T]`, one number a task.
-    present: `[T]` bool.
-
-  Returns:
-    what to add to `params`, 0 for absent tasks, and the state, in which their entries are kept.
-  """
-  present = present & jnp.isfinite(grads * grads)  # Adam would keep an infinity for good
-  with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
-    steps, new_state = tx.update(grads, opt_state, params)
-
-  def keep(new, old):
-    return jnp.where(present, new, old) if jnp.shape(new) == present.shape else new
-
-  return jnp.where(present, steps, 0.0), jax.tree.map(keep, new_state, opt_state)
-
-
-def preferences(
-  preference: Sequence[float] | jax.Array | None, present: jax.Array, method: str
-) -> jax.Array:
-  """The preference vector p `[T]` over the tasks present: Σ p = 1, and 0 for absent tasks.
-
-  Args:
-    preference: `[T]`, positive; None: 1/T each.
-    present: `[T]` bool.
-    method: for the error.
-
-  Raises:
-    ValueError: another length than T.
-  """
-  given = per_task(preference, present, 1.0, f'{method}: preference')
-  here = jnp.where(present, given, 0.0)
-  total = jnp.sum(here)
-  return here / jnp.where(total > 0, total, 1.0)
-
-
 def weighting_of(tx: Any, wrapper: str) -> Weighting:
   """The weighting of a balancer; ValueError, in the name of a wrapper, where it has none."""
   if not isinstance(tx, Balancer) or tx.weighting is None:
@@ -418,11 +342,12 @@ def weighting_of(tx: Any, wrapper: str) -> Weighting:
   return tx.weighting
 
 
-def _weigh(weighting, updates, state, extra_args):
-  tasks = num_rows(updates, extra_args.get('losses'))
-  given = {'stacked': updates} | extra_args
-  if given.get('present') is None:
-    given['present'] = jnp.ones(tasks, bool)
+def _known(weighting, updates, extra_args):
+  """What `weigh` reads, from stacked gradients."""
+  tasks = _arguments.num_rows(updates, extra_args.get('losses'))
+  known = {'stacked': updates} | extra_args
+  if known.get('present') is None:
+    known['present'] = jnp.ones(tasks, bool)
   if weighting.needs != 'losses':
-    given['gramian'] = gradients.gramian(updates)
-  return weigh(weighting, state, **given)
+    known['gramian'] = gradients.gramian(updates)
+  return known

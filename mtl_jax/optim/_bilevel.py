@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 Losses = Callable[[Any], jax.Array]
 """params -> losses `[T]`."""
@@ -18,7 +18,8 @@ def balancer(init: Callable[[int | None], Any], update: Callable, name: str) -> 
 
   Args:
     init: num_tasks or None -> state.
-    update: `(state, params, loss_fn, validation_fn, present [T]) -> (direction, state)`.
+    update: `(state, params, loss_fn, validation_fn, present [T]) -> (direction, state, the losses'
+      weights [T])`.
     name: for errors.
   """
 
@@ -36,7 +37,7 @@ def balancer(init: Callable[[int | None], Any], update: Callable, name: str) -> 
     del extra_args
     tasks = state.weights.shape[0]
     if updates is not None:
-      rows = _base.num_rows(updates, losses)
+      rows = _arguments.num_rows(updates, losses)
       if rows != tasks:
         raise ValueError(f'{name} of {tasks} tasks was given gradients of {rows}.')
     if params is None or loss_fn is None or validation_fn is None:
@@ -50,9 +51,10 @@ def balancer(init: Callable[[int | None], Any], update: Callable, name: str) -> 
 
   return _base.Balancer(
     lambda params: init(None),
-    checked,
+    lambda *args, **extra_args: checked(*args, **extra_args)[:2],
     needs='functions',
     init_tasks=lambda params, tasks: init(tasks),
+    weighed=checked,
   )
 
 
@@ -95,5 +97,5 @@ def learn(
 ) -> tuple[jax.Array, optax.OptState]:
   """One step of the weights' own optimizer `[T]`; only usable tasks move, momentum and all."""
   slope = jnp.where(usable, slope, 0.0)
-  steps, opt_state = _base.step_present(tx, slope, opt_state, weights, usable)
+  steps, opt_state = _arguments.step_present(tx, slope, opt_state, weights, usable)
   return weights + steps, opt_state

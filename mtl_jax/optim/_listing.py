@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from mtl_jax import optim
+from mtl_jax import optim, protocols
 from mtl_jax import options as options_lib
 
 _OWN = (
@@ -54,7 +54,7 @@ def _describe(name: str) -> Method:
 
 def _needs(made: Any) -> str:
   extra = ''
-  weighting = made.weighting if hasattr(made, 'weighting') else None
+  weighting = protocols.weighting_of(made)
   if weighting is not None and weighting.follow is not None:
     extra = ', a second forward'
   if weighting is not None and weighting.batches > 1:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _solvers, _spectrum
+from mtl_jax.optim import _arguments, _base, _solvers, _spectrum
 
 _SCALE_MODES = ('min', 'median', 'rmse')
 
@@ -39,7 +39,8 @@ def aligned_mtl(
     a balancer that needs the Gramian.
 
   Raises:
-    ValueError: unknown scale_mode; at update, a preference of another length than T.
+    ValueError: unknown scale_mode; a preference that is not positive; at update, one of another
+      length than T.
 
   References:
     Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR 2023.
@@ -56,6 +57,8 @@ def aligned_mtl(
       f"aligned_mtl: scale_mode must be 'min', 'median' or 'rmse', not {scale_mode!r}."
     )
 
+  _arguments.check_per_task(preference, 'aligned_mtl: preference', least='positive')
+
   @_base.exactly
   def weights(gramian, p):
     values, vectors, kept = _spectrum.eigh(gramian)
@@ -70,7 +73,7 @@ def aligned_mtl(
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, key, extra_args
-    p = _base.preferences(preference, present, 'aligned_mtl')
+    p = _arguments.preferences(preference, present, 'aligned_mtl')
     return weights(gramian, p), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax.optim import _base, _bilevel
+from mtl_jax.optim import _arguments, _base, _bilevel
 
 
 class AutoLambdaState(NamedTuple):
@@ -57,8 +57,8 @@ def auto_lambda(
     both from params to losses `[T]`; `updates` may be None. The direction is a pytree like params.
 
   Raises:
-    ValueError: in a chain without num_tasks; primary of another length than T; at update, without
-      params or the functions.
+    ValueError: a primary below 0, or 0 for all tasks; in a chain without num_tasks; primary of
+      another length than T; at update, without params or the functions.
 
   References:
     Liu et al., Auto-Lambda: Disentangling Dynamic Task Relationships, TMLR 2022.
@@ -72,10 +72,11 @@ def auto_lambda(
     >>> [f'{weight:.2f}' for weight in state.weights.tolist()]
     ['0.11', '0.09']
   """
+  _arguments.check_per_task(primary, 'auto_lambda: primary', least='zero')
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'auto_lambda')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'auto_lambda')
     if primary is not None and len(primary) != tasks:
       raise ValueError(f'auto_lambda: primary is for {len(primary)} tasks; there are {tasks}.')
     weights = jnp.full(tasks, initial_weight, jnp.float32)
@@ -94,7 +95,7 @@ def auto_lambda(
     slope = jax.grad(validation)(jnp.where(present, state.weights, 0.0))
     usable = present & jnp.isfinite(slope)
     weights, opt_state = _bilevel.learn(tx, slope, state.opt_state, state.weights, usable)
-    direction = weighted(jnp.where(present, weights, 0.0))
-    return direction, AutoLambdaState(weights, opt_state)
+    here = jnp.where(present, weights, 0.0)
+    return weighted(here), AutoLambdaState(weights, opt_state), here
 
   return _bilevel.balancer(init, update, 'auto_lambda')

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _solvers
+from mtl_jax.optim import _arguments, _base, _solvers
 
 _RESCALES = ('none', '1+c2', '1+c')
 
@@ -43,7 +43,8 @@ def cagrad(
     a balancer that needs the Gramian; its state is empty.
 
   Raises:
-    ValueError: c < 0 or an unknown rescale; at update, a preference of another length than T.
+    ValueError: c < 0, an unknown rescale, or a preference that is not positive; at update, one of
+      another length than T.
 
   References:
     Liu et al., Conflict-Averse Gradient Descent for Multi-task Learning, NeurIPS 2021.
@@ -59,10 +60,11 @@ def cagrad(
     raise ValueError(f'cagrad: c must be 0 or more, not {c!r}.')
   if rescale not in _RESCALES:
     raise ValueError(f'cagrad: rescale must be one of {_RESCALES}, not {rescale!r}.')
+  _arguments.check_per_task(preference, 'cagrad: preference', least='positive')
 
   def update(state, *, present, losses=None, gramian=None, **extra_args):
     del losses, extra_args
-    wanted = _base.preferences(preference, present, 'cagrad')
+    wanted = _arguments.preferences(preference, present, 'cagrad')
     radius = jnp.asarray(c, jnp.float32)
     weights = _weights(gramian, wanted, radius)
     if rescale != 'none':

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base, _solvers, _spectrum
+from mtl_jax.optim import _arguments, _base, _solvers, _spectrum
 
 
 def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balancer:
@@ -35,7 +35,7 @@ def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balan
     a balancer that needs the Gramian.
 
   Raises:
-    ValueError: at update, a preference of another length than T.
+    ValueError: a preference that is not positive; at update, one of another length than T.
 
   References:
     Liu et al., ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks,
@@ -48,10 +48,11 @@ def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balan
     >>> [f'{x:.2f}' for x in tx.update(grads, tx.init(jnp.zeros(2)))[0]]
     ['2.50', '2.50']
   """
+  _arguments.check_per_task(preference, 'config: preference', least='positive')
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, key, extra_args
-    return _weights(gramian, _base.preferences(preference, present, 'config')), state
+    return _weights(gramian, _arguments.preferences(preference, present, 'config')), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base, _rows
+from mtl_jax.optim import _arguments, _base, _rows
 
 _EPSILON = 1e-8
 
@@ -35,8 +35,9 @@ def db_mtl(
   short by the factor 1 − βₜ, which Adam does not see.
 
   An absent task takes no part and keeps its Bᵢ and its own count of steps t; so does one whose loss
-  or gradient is not finite. A Bᵢ of zero stays zero. A loss below 0 has no logarithm and counts as
-  0. One task alone has d = B, not its plain gradient.
+  or gradient is not finite, and one whose loss is ≤ 0: it has no logarithm, and by the formula a
+  loss of 0 has ĝ = 10⁸g, the longest, whose length d takes. A Bᵢ of zero stays zero. One task alone
+  has d = B, not its plain gradient.
 
   The losses of task-specific parameters get no logarithm here: those keep loss i's plain gradient.
 
@@ -65,14 +66,15 @@ def db_mtl(
   """
 
   def init(params, tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'db_mtl')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'db_mtl')
     return DBMTLState(_rows.zeros(params, tasks), jnp.zeros(tasks, jnp.int32))
 
   def update(updates, state, *, present, losses=None, key=None, **extra_args):
     del key, extra_args
-    losses = _base.require_losses(losses, 'db_mtl')
-    scale = 1.0 / (jnp.maximum(losses, 0.0) + _EPSILON)
+    losses = _arguments.require_losses(losses, 'db_mtl')
     usable = present & jnp.isfinite(losses) & jnp.isfinite(gradients.norms(updates))
+    usable = usable & (losses > 0)
+    scale = 1.0 / (jnp.where(usable, losses, 1.0) + _EPSILON)
     steps = state.steps + usable.astype(jnp.int32)
     rate = beta * jnp.maximum(steps, 1).astype(jnp.float32) ** -beta_sigma
 

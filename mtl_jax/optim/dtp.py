@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 _SMALLEST_KPI = 1e-6
 
@@ -32,8 +32,9 @@ def dtp(
   of the right class (its geometric mean over the batch); then with decay=0 the weight is
   (1 − e^{−L})^γ L. The paper's other half, the focal loss on examples, belongs in the loss.
 
-  κ is kept in [1e-6, 1]. An absent task keeps its κ. A step with this method scales each task's
-  whole loss: its own parameters get the weight too.
+  κ is kept in [1e-6, 1]; where exp(−L) stands in, a loss ≤ 0 has κ = 1, and with decay=0 no weight:
+  losses that may be negative need `kpis`. An absent task keeps its κ. A step with this method
+  scales each task's whole loss: its own parameters get the weight too.
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.
@@ -66,16 +67,16 @@ def dtp(
     raise ValueError(f'dtp: decay must be in [0, 1), not {decay}.')
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'dtp')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'dtp')
     return DTPState(jnp.full(tasks, jnp.nan, jnp.float32))
 
   def update(state, *, present, losses=None, kpis=None, **extra_args):
     del extra_args
     running = state.kpis
-    losses = _base.require_losses(losses, 'dtp', running.shape[0])
+    losses = _arguments.require_losses(losses, 'dtp', running.shape[0])
     new = jnp.exp(-losses)
     if kpis is not None:
-      given = _base.per_task(kpis, present, 1.0, 'dtp: kpis')
+      given = _arguments.per_task(kpis, present, 1.0, 'dtp: kpis')
       new = jnp.where(jnp.isnan(given), jnp.where(jnp.isnan(running), new, running), given)
     new = jnp.clip(new, _SMALLEST_KPI, 1.0)
     mean = jnp.where(jnp.isnan(running), new, decay * running + (1 - decay) * new)

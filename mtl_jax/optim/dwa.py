@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 _LARGEST_RATIO = 1e6
 
@@ -42,9 +42,10 @@ def dwa(
   period=1 the ratios are those of single batches.
 
   A task that was absent for a whole epoch keeps its last two means; one without two means, or with
-  a mean of 0 to divide by, has r = 1, a loss that does not change. T counts the tasks present.
-  Ratios are cut off at ±1e6. A step with this method scales each task's whole loss: its own
-  parameters get the weight too.
+  a mean ≤ 0 to divide by, has r = 1, a loss that does not change. Rates of losses below 0 mean
+  nothing (one that falls has r > 1, one that crosses 0 any r < 0), so a mean below 0 counts as 0. T
+  counts the tasks present. Ratios are cut off at 1e6. A step with this method scales each task's
+  whole loss: its own parameters get the weight too.
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.
@@ -77,7 +78,7 @@ def dwa(
     raise ValueError(f'dwa: period must be at least 1 step, not {period}.')
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'dwa')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'dwa')
     return DWAState(
       jnp.zeros(tasks, jnp.float32),
       jnp.zeros(tasks, jnp.int32),
@@ -89,10 +90,10 @@ def dwa(
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
     last, before_last = state.last, state.before_last
-    losses = _base.require_losses(losses, 'dwa', last.shape[0])
-    known = jnp.isfinite(before_last) & (before_last != 0)
+    losses = _arguments.require_losses(losses, 'dwa', last.shape[0])
+    known = jnp.isfinite(before_last) & (before_last > 0)
     ratios = jnp.where(known, last / jnp.where(known, before_last, 1.0), 1.0)
-    ratios = jnp.clip(ratios, -_LARGEST_RATIO, _LARGEST_RATIO)
+    ratios = jnp.clip(ratios, 0.0, _LARGEST_RATIO)
     count = jnp.sum(present, dtype=jnp.float32)
     weights = count * jax.nn.softmax(ratios / temperature, where=present)
 

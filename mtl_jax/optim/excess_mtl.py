@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base, _rows
+from mtl_jax.optim import _arguments, _base, _rows
 
 _EPSILON = 1e-7
 
@@ -36,7 +36,8 @@ def excess_mtl(
 
   An absent task takes no part and keeps its Sᵢ and its weight in proportion; so does one whose
   gradient is not finite. A task whose gradient was zero so far counts as e = 1, like a task at its
-  first step.
+  first step. One whose first gradient was far shorter than its later ones has an e far above 1, and
+  takes all the weight for good: this is the definition.
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.
@@ -62,7 +63,7 @@ def excess_mtl(
   """
 
   def init(params, tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'excess_mtl')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'excess_mtl')
     return ExcessMTLState(
       _rows.zeros(params, tasks),
       jnp.ones(tasks, jnp.float32),
@@ -91,8 +92,8 @@ def excess_mtl(
     grown = weights * jnp.exp(robust_step_size * (relative - largest))
     weights, _ = _rows.shares(grown, usable)
     kept = jnp.where(usable, mass * weights, state.weights)
-    count = jnp.sum(usable, dtype=jnp.float32)
-    direction = gradients.combine(count * weights, updates)
-    return direction, ExcessMTLState(squares, kept, first)
+    weights = jnp.sum(usable, dtype=jnp.float32) * weights
+    direction = gradients.combine(weights, updates)
+    return direction, ExcessMTLState(squares, kept, first), weights
 
-  return _base.jacobian_balancer(init, update, num_tasks)
+  return _base.jacobian_balancer(init, update, num_tasks, weighs=True)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 _EPSILON = 1e-8
 
@@ -47,7 +47,9 @@ def famo(
   is exact for full batches and mixes in the difference between the batches otherwise.
 
   ξ moves only for tasks present both before and after; absent tasks keep their ξ and their part of
-  the optimizer, and take no part in either softmax. Lᵢ below bᵢ counts as bᵢ. The paper's code also
+  the optimizer, and take no part in either softmax. So does, for a step, a task whose loss is not
+  above bᵢ: it has no log Dᵢ, and 1e-8 for Dᵢ would give it all the weight. A task whose losses may
+  be negative needs a bound in `min_losses`, without which it would not train. The paper's code also
   clips the direction to norm 1: that is `optax.clip_by_global_norm(1.0)` after this. A step with
   this method scales each task's whole loss: its own parameters get the weight too.
 
@@ -56,7 +58,7 @@ def famo(
     learning_rate: of the Adam on ξ.
     weight_decay: γ, added to Adam's gradient as γξ, ≥ 0. The paper's code runs with 1e-3, but 1e-2
       on Cityscapes (also its default) and 0 on the toy problem.
-    min_losses: b `[T]`, lower bounds of the losses; None: 0.
+    min_losses: b `[T]`, lower bounds of the losses, below all that they reach; None: 0.
     optimizer: of ξ, in place of Adam and the weight decay.
     second_forward: whether the train step looks at the same batch again.
 
@@ -65,8 +67,8 @@ def famo(
     `optax.inject_hyperparams` all arguments but the two rates are `static_args`.
 
   Raises:
-    ValueError: in a chain without num_tasks; at update, without losses, with another T, or with
-      another number of min_losses.
+    ValueError: min_losses that are not finite; in a chain without num_tasks; at update, without
+      losses, with another T, or with another number of min_losses.
 
   References:
     Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023.
@@ -80,24 +82,29 @@ def famo(
     >>> [f'{logit:.3f}' for logit in state.logits.tolist()]
     ['-0.025', '0.025']
   """
+  _arguments.check_per_task(min_losses, 'famo: min_losses')
   if optimizer is None:
     tx = optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate))
   else:
     tx = optimizer
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'famo')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'famo')
     logits = jnp.zeros(tasks, jnp.float32)
     return FAMOState(logits, tx.init(logits), jnp.full(tasks, jnp.nan, jnp.float32))
 
   def bounds(present):
-    return _base.per_task(min_losses, present, 0.0, 'famo: min_losses')
+    return _arguments.per_task(min_losses, present, 0.0, 'famo: min_losses')
+
+  def above(losses, bound):
+    return jnp.isfinite(losses) & (losses > bound)
 
   def learn(state, losses, new_losses, present):
     """ξ after a step that took the losses to the new ones; nothing is pending then."""
-    present = present & jnp.isfinite(losses) & jnp.isfinite(new_losses)
-    grads = _base.exactly(_gradient)(state.logits, losses, new_losses, bounds(present), present)
-    steps, opt_state = _base.step_present(tx, grads, state.opt_state, state.logits, present)
+    bound = bounds(present)
+    present = present & above(losses, bound) & above(new_losses, bound)
+    grads = _base.exactly(_gradient)(state.logits, losses, new_losses, bound, present)
+    steps, opt_state = _arguments.step_present(tx, grads, state.opt_state, state.logits, present)
     # With no task to learn from, Adam does not count the step either.
     opt_state = jax.tree.map(
       lambda new, old: jnp.where(jnp.any(present), new, old), opt_state, state.opt_state
@@ -106,10 +113,11 @@ def famo(
 
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
-    losses = _base.require_losses(losses, 'famo', state.logits.shape[0])
+    losses = _arguments.require_losses(losses, 'famo', state.logits.shape[0])
     state = learn(state, state.losses, losses, present)
-    weights = _base.exactly(_weights)(state.logits, losses, bounds(present), present)
-    return weights, state._replace(losses=jnp.where(present, losses, jnp.nan))
+    here = present & above(losses, bounds(present))
+    weights = _base.exactly(_weights)(state.logits, losses, bounds(present), here)
+    return weights, state._replace(losses=jnp.where(here, losses, jnp.nan))
 
   def follow(state, *, losses, new_losses, present):
     losses, new_losses = losses.astype(jnp.float32), new_losses.astype(jnp.float32)
@@ -121,7 +129,7 @@ def famo(
 
 def _excess(losses, bound, present):
   """D, and 1 where absent."""
-  return jnp.where(present, jnp.maximum(losses - bound, 0.0) + _EPSILON, 1.0)
+  return jnp.where(present, losses - bound + _EPSILON, 1.0)
 
 
 def _weights(logits, losses, bound, present):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base, _bilevel, _rows, _solvers
+from mtl_jax.optim import _arguments, _base, _bilevel, _rows, _solvers
 
 _PENALTY = 100.0
 _ROUNDS = 10
@@ -97,7 +97,7 @@ def forum(
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'forum')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'forum')
     logits = jnp.zeros(tasks, jnp.float32)
     shares = jnp.full(tasks, 1 / tasks, jnp.float32)
     return ForumState(logits, tx.init(logits), shares, jnp.zeros((), jnp.int32))
@@ -144,7 +144,8 @@ def forum(
     logits, opt_state = _bilevel.learn(
       tx, force * logit_slope, state.opt_state, state.logits, present & usable
     )
-    return direction, ForumState(logits, opt_state, kept, step)
+    weights = _bilevel.softmax(logits, present)
+    return direction, ForumState(logits, opt_state, kept, step), weights
 
   def descend(loss_fn, params, slope, weights):
     def total(params):

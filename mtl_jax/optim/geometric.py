@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 def geometric_mean() -> _base.Balancer:
@@ -37,7 +37,7 @@ def geometric_mean() -> _base.Balancer:
 
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
-    losses = _base.require_losses(losses, 'geometric_mean')
+    losses = _arguments.require_losses(losses, 'geometric_mean')
     return _base.exactly(_gradient)(losses, present & (losses > 0)), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mtl_jax import gradients, sharding
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 _SMALLEST_WEIGHT = 1e-6
 
@@ -34,8 +34,8 @@ def gradnorm(
   rᵢ = (Lᵢ/Lᵢ(0)) / meanⱼ(Lⱼ/Lⱼ(0)), the weights descend on Σᵢ |nᵢ − stop(n̄ rᵢ^α)| (eq. 2): its
   gradient is sign(nᵢ − n̄ rᵢ^α)‖gᵢ‖ in closed form. Then they are renormalized to Σ w = T. A step
   uses the weights from before its own update (algorithm 1). Norms are over all of θ, or over the
-  leaves that `parameters` names (the paper: the last shared layer); Lᵢ(0) is the loss at the task's
-  first step.
+  leaves that `parameters` names (the paper: the last shared layer); Lᵢ(0) is the task's first loss
+  above 0. Until it has one, Lᵢ/Lᵢ(0) is 1; a loss below 0 counts as 0, whose rate is the lowest.
 
   Absent tasks keep their weight in proportion, take no part in n̄ and r, and keep their part of
   the weights' optimizer; so do tasks whose loss or gradient is not finite. Weights
@@ -77,14 +77,14 @@ def gradnorm(
     raise ValueError(f'gradnorm: parameters={parameters!r}: {e}') from None
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'gradnorm')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'gradnorm')
     weights = jnp.ones(tasks, jnp.float32)
     return GradNormState(weights, jnp.full(tasks, jnp.nan, jnp.float32), tx.init(weights))
 
   def update(state, *, present, losses=None, gramian=None, stacked=None, **extra_args):
     del extra_args
     weights = state.weights
-    losses = _base.require_losses(losses, 'gradnorm', weights.shape[0])
+    losses = _arguments.require_losses(losses, 'gradnorm', weights.shape[0])
     norms = jnp.sqrt(jnp.diagonal(gramian))
     if parameters:
       norms = jnp.where(present, _norms_of(stacked, pattern), 0.0)
@@ -92,16 +92,17 @@ def gradnorm(
     here = usable.astype(jnp.float32)
     losses, norms = jnp.where(usable, losses, 0.0), jnp.where(usable, norms, 0.0)
     count = jnp.maximum(jnp.sum(here), 1.0)
-    first = jnp.where(jnp.isnan(state.first_losses) & (here > 0), losses, state.first_losses)
+    first = jnp.where(jnp.isnan(state.first_losses) & (losses > 0), losses, state.first_losses)
 
     scaled = weights * norms
     mean_norm = jnp.sum(here * scaled) / count
-    progress = jnp.where((here > 0) & (first > 0), losses / jnp.where(first > 0, first, 1.0), here)
+    known = usable & (first > 0)
+    progress = jnp.where(known, jnp.maximum(losses, 0.0) / jnp.where(known, first, 1.0), here)
     rate = progress / jnp.maximum(jnp.sum(here * progress) / count, jnp.finfo(jnp.float32).tiny)
-    target = mean_norm * jnp.maximum(rate, 0.0) ** alpha
+    target = mean_norm * rate**alpha
     grads = here * jnp.sign(scaled - target) * norms
 
-    steps, opt_state = _base.step_present(tx, grads, state.opt_state, weights, usable)
+    steps, opt_state = _arguments.step_present(tx, grads, state.opt_state, weights, usable)
     moved = jnp.where(usable, jnp.maximum(weights + steps, _SMALLEST_WEIGHT), weights)
     moved = moved * (weights.shape[0] / jnp.sum(moved))
     return weights, GradNormState(moved, first, opt_state)

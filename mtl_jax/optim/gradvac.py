@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _solvers
+from mtl_jax.optim import _arguments, _base, _solvers
 from mtl_jax.optim.pcgrad import check_options, over_tasks, visiting_orders
 
 # The largest cosine: of float32, so that √(1 − φ²) stays above 0.
@@ -72,7 +72,7 @@ def gradvac(
     raise ValueError(f'gradvac: beta must be in [0, 1], not {beta}.')
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'gradvac')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'gradvac')
     return GradVacState(jnp.zeros((tasks, tasks), jnp.float32), jax.random.key(seed))
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 class IMTLLState(NamedTuple):
@@ -26,10 +26,12 @@ def imtl_l(
   The objective is Σᵢ e^{sᵢ}Lᵢ − sᵢ, a sum over tasks: wᵢ = e^{sᵢ}, and the gradient for sᵢ is
   e^{sᵢ}Lᵢ − 1 in closed form, so that every scaled loss tends to 1. A step uses s from before its
   own update; s starts at 0, so w at 1. The paper learns s with the network's optimizer and rate;
-  here it has its own. A loss that stays ≤ 0 has no such scale: its weight grows without end.
+  here it has its own.
 
-  An absent task keeps its s and its part of the optimizer. A step with this method scales each
-  task's whole loss: its own parameters get the weight too.
+  An absent task keeps its s and its part of the optimizer. So does a task whose loss is ≤ 0: no
+  scale brings it to 1, and descent on s would let its weight grow to infinity; its weight stays as
+  it is. A step with this method scales each task's whole loss: its own parameters get the weight
+  too.
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.
@@ -57,16 +59,17 @@ def imtl_l(
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
   def init(tasks):
-    zeros = jnp.zeros(_base.known_tasks(tasks, num_tasks, 'imtl_l'), jnp.float32)
+    zeros = jnp.zeros(_arguments.known_tasks(tasks, num_tasks, 'imtl_l'), jnp.float32)
     return IMTLLState(zeros, tx.init(zeros))
 
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
     s = state.log_scales
-    losses = _base.require_losses(losses, 'imtl_l', s.shape[0])
+    losses = _arguments.require_losses(losses, 'imtl_l', s.shape[0])
     weights = jnp.exp(s)
-    grads = jnp.where(present, weights * losses - 1.0, 0.0)
-    steps, opt_state = _base.step_present(tx, grads, state.opt_state, s, present)
+    learning = present & (losses > 0)
+    grads = jnp.where(learning, weights * losses - 1.0, 0.0)
+    steps, opt_state = _arguments.step_present(tx, grads, state.opt_state, s, learning)
     return weights, IMTLLState(s + steps, opt_state)
 
   return _base.balancer(_base.Weighting(init, update, 'losses'), num_tasks)

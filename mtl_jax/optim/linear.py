@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 def sum_tasks() -> _base.Balancer:
@@ -60,13 +60,13 @@ def static(weights: Sequence[float] | None = None) -> _base.Balancer:
   A step with this method scales each task's whole loss: its own parameters get the weight too.
 
   Args:
-    weights: `[T]`; None: ones, which is `sum_tasks`.
+    weights: `[T]`, of any sign; None: ones, which is `sum_tasks`.
 
   Returns:
     a balancer that needs the losses only; its state is empty.
 
   Raises:
-    ValueError: at update, with another number of weights than T.
+    ValueError: weights that are not finite; at update, with another number of weights than T.
 
   Example:
     >>> import jax.numpy as jnp, mtl_jax
@@ -74,9 +74,10 @@ def static(weights: Sequence[float] | None = None) -> _base.Balancer:
     >>> tx.update(jnp.array([[1.0, 0.0], [0.0, 2.0]]), tx.init(jnp.zeros(2)))[0].tolist()
     [1.0, 1.0]
   """
+  _arguments.check_per_task(weights, 'static: weights')
 
   def update(state, *, present, **extra_args):
     del extra_args
-    return _base.per_task(weights, present, 1.0, 'static: weights'), state
+    return _arguments.per_task(weights, present, 1.0, 'static: weights'), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))

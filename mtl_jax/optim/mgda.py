@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _solvers
+from mtl_jax.optim import _arguments, _base, _solvers
 
 _NORMALIZATIONS = ('none', 'l2', 'loss', 'loss+')
 
@@ -58,7 +58,7 @@ def mgda(*, normalization: str = 'none', apply_to: str = 'original') -> _base.Ba
     if normalization in ('l2', 'loss+'):
       sizes = sizes * jnp.sqrt(jnp.diagonal(gramian))
     if normalization in ('loss', 'loss+'):
-      sizes = sizes * _base.require_losses(losses, f'mgda(normalization={normalization!r})')
+      sizes = sizes * _arguments.require_losses(losses, f'mgda(normalization={normalization!r})')
     sizes = jnp.where(sizes > 0, sizes, 1.0)
     weights = _weights(gramian, sizes, present)
     return (weights if apply_to == 'original' else weights / sizes), state

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base, _rows, sdmgrad
+from mtl_jax.optim import _arguments, _base, _rows, sdmgrad
 
 
 class MoCoState(NamedTuple):
@@ -42,7 +42,8 @@ def moco(
   the usual benchmark numbers. Both take the new Y and λ in d, as here.
 
   An absent task takes no part and keeps its Yᵢ, its share of λ and its own count of steps t; so
-  does one whose loss or gradient is not finite. A zero gradient has ĝᵢ = 0. One task alone has
+  does one whose loss or gradient is not finite, and, where ĝᵢ has the length Lᵢ, one whose loss is
+  below 0, which would turn its gradient round. A zero gradient has ĝᵢ = 0. One task alone has
   d = Y, not its plain gradient.
 
   Args:
@@ -78,8 +79,18 @@ def moco(
   if projection not in ('softmax', 'simplex'):
     raise ValueError(f"moco: projection must be 'softmax' or 'simplex', not {projection!r}.")
 
+  @_base.exactly
+  def descend(weights, gramian, usable, step, rho):
+    weights, mass = _rows.shares(weights, usable)
+    moved = weights - step * (_base.dot(gramian, weights) + rho * weights)
+    if projection == 'simplex':
+      weights = sdmgrad.project_to_simplex(moved, usable)
+    else:
+      weights = jnp.where(usable, jax.nn.softmax(moved, where=usable), 0.0)
+    return mass * weights, weights
+
   def init(params, tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'moco')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'moco')
     weights = jnp.full(tasks, 1 / tasks, jnp.float32)
     return MoCoState(_rows.zeros(params, tasks), weights, jnp.zeros(tasks, jnp.int32))
 
@@ -89,8 +100,8 @@ def moco(
     usable = present & jnp.isfinite(norms)
     scale = jnp.ones_like(norms)
     if normalize:
-      losses = _base.require_losses(losses, 'moco')
-      usable = usable & jnp.isfinite(losses)
+      losses = _arguments.require_losses(losses, 'moco')
+      usable = usable & jnp.isfinite(losses) & (losses >= 0)
       scale = jnp.where(norms > 0, losses / jnp.where(norms > 0, norms, 1.0), 0.0)
     steps = state.steps + usable.astype(jnp.int32)
     age = jnp.maximum(steps, 1).astype(jnp.float32)
@@ -105,15 +116,10 @@ def moco(
     here = usable[:, None] & usable[None, :]
     gram = gradients.gramian(tracked)
     gram = jnp.where(here & jnp.isfinite(gram), gram, 0.0)  # beyond float32: λ stays
-    weights, mass = _rows.shares(state.weights, usable)
-    slope = jnp.dot(gram, weights, precision=jax.lax.Precision.HIGHEST) + rho * weights
-    moved = weights - gamma * age**-gamma_sigma * slope
-    if projection == 'simplex':
-      weights = sdmgrad.project_to_simplex(moved, usable)
-    else:
-      weights = jnp.where(usable, jax.nn.softmax(moved, where=usable), 0.0)
-    kept = jnp.where(usable, mass * weights, state.weights)
+    step = gamma * age**-gamma_sigma
+    moved, weights = descend(state.weights, gram, usable, step, jnp.asarray(rho, jnp.float32))
+    kept = jnp.where(usable, moved, state.weights)
     direction = _rows.cast(gradients.combine(weights, tracked), updates)
-    return direction, MoCoState(tracked, kept, steps)
+    return direction, MoCoState(tracked, kept, steps), weights
 
-  return _base.jacobian_balancer(init, update, num_tasks)
+  return _base.jacobian_balancer(init, update, num_tasks, weighs=True)

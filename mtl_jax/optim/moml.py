@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax.optim import _base, _bilevel, _solvers
+from mtl_jax.optim import _arguments, _base, _bilevel, _solvers
 
 
 class MOMLState(NamedTuple):
@@ -74,7 +74,7 @@ def moml(
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
   def init(tasks):
-    logits = jnp.zeros(_base.known_tasks(tasks, num_tasks, 'moml'), jnp.float32)
+    logits = jnp.zeros(_arguments.known_tasks(tasks, num_tasks, 'moml'), jnp.float32)
     return MOMLState(logits, tx.init(logits))
 
   def update(state, params, loss_fn, validation_fn, present):
@@ -92,7 +92,8 @@ def moml(
     slope = _shortest(unit, counts)
     usable = present & jnp.any(counts)
     logits, opt_state = _bilevel.learn(tx, slope, state.opt_state, state.logits, usable)
-    return weighted(_bilevel.softmax(logits, present)), MOMLState(logits, opt_state)
+    weights = _bilevel.softmax(logits, present)
+    return weighted(weights), MOMLState(logits, opt_state), weights
 
   return _bilevel.balancer(init, update, 'moml')
 

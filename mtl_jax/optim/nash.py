@@ -5,36 +5,52 @@ import jax.numpy as jnp
 
 from mtl_jax.optim import _base, _solvers, over_time
 
+_NORMALIZATIONS = ('none', 'frobenius')
+
 
 def nash_mtl(
-  num_tasks: int | None = None, max_norm: float | jax.Array = 1.0, update_every: int = 1
+  num_tasks: int | None = None,
+  max_norm: float | jax.Array = 1.0,
+  update_every: int = 1,
+  *,
+  normalization: str = 'none',
 ) -> _base.Balancer:
   """The Nash bargaining solution: d = Σ wᵢ gᵢ, the weights w > 0 with wᵢ (Gw)ᵢ = 1.
 
   This d maximizes Σ log(gᵢ·d) over a ball (claim 3.1), so that gᵢ·d = 1/wᵢ > 0, and scaling a
   task's loss changes nothing. w is the minimum of the convex ½wᵀGw − Σ log wᵢ, found by Newton's
   method to float64 accuracy; the published code stops a sequence of linearized problems earlier.
+
   Always ‖d‖² = Σ wᵢ (Gw)ᵢ = T, before the clip to `max_norm`: with the default, d has norm 1
-  whatever the gradients, for one task too (d = g/‖g‖). ‖d‖ is computed from the float32 G.
+  whatever the gradients, for one task too (d = g/‖g‖). So ‖d‖ **does not shrink near an optimum**:
+  only the learning rate does that. The authors' released code puts G/‖G‖_F (Frobenius) in the place
+  of G and does not scale the weights back: wᵢ (Gw)ᵢ = ‖G‖_F, the same direction, but with
+  ‖d‖ = min(max_norm, √(T‖G‖_F)), which is of the gradients' own size below the clip and shrinks
+  with them. That is `normalization='frobenius'`.
+
+  The clip holds for d itself, at every step, also where w is held: ‖d‖ ≤ max_norm to float32. In
+  the train step it bounds the gradient of the shared parameters; the tasks' own are not clipped.
 
   Absent tasks have no part; a zero gradient cannot gain and is left out (w = 0). For dependent
   gradients d is unique still. Where no direction moves all tasks down, there is no solution: w is
-  large and finite, and d is 0 but for rounding, some hundredths of `max_norm` at most. Where
-  gradients nearly cancel, the length of d, clipped or not, is sensitive to their float32 rounding:
-  by 10⁻⁷/r², with r the length of the shortest vector in the hull of the unit gradients.
+  large and finite, and d is 0 but for rounding, some hundredths at most. Where gradients nearly
+  cancel, the length of d before the clip is sensitive to their float32 rounding: by 10⁻⁷/r², with r
+  the length of the shortest vector in the hull of the unit gradients.
 
   Args:
     num_tasks: T. Needed in an optax chain where update_every > 1; the train step fills it in.
     max_norm: d is scaled down to this norm where it is longer; 0: never.
-    update_every: w, with the clip, is found anew at every k-th step and held in between, as by
-      `every_k`.
+    update_every: w is found anew at every k-th step and held in between, as by `every_k`; the clip
+      is not: held weights on gradients that have grown give no longer d.
+    normalization: 'none', the equation as the paper has it, or 'frobenius', the released code's.
 
   Returns:
     a balancer that needs the Gramian; its state is empty, or an `EveryKState` where
     update_every > 1. Under `optax.inject_hyperparams`, update_every is one of `static_args`.
 
   Raises:
-    ValueError: max_norm < 0; update_every < 1; in a chain without num_tasks where it is needed.
+    ValueError: max_norm < 0; update_every < 1; unknown normalization; in a chain without num_tasks
+      where it is needed.
 
   References:
     Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022.
@@ -50,11 +66,22 @@ def nash_mtl(
   if update_every < 1:
     raise ValueError(f'nash_mtl: update_every must be 1 or more, not {update_every!r}.')
 
+  if normalization not in _NORMALIZATIONS:
+    raise ValueError(
+      f'nash_mtl: normalization must be one of {_NORMALIZATIONS}, not {normalization!r}.'
+    )
+
   def update(state, *, present, losses=None, gramian=None, **extra_args):
     del present, losses, extra_args
-    return _bargain(gramian, jnp.asarray(max_norm, jnp.float32)), state
+    return (_bargain if normalization == 'none' else _bargain_of_size)(gramian), state
 
-  made = _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))
+  def longest(state):
+    del state
+    bound = jnp.asarray(max_norm, jnp.float32)
+    return jnp.where(bound > 0, bound, jnp.inf)
+
+  weighting = _base.Weighting(lambda num_tasks: (), update, 'gramian', max_norm=longest)
+  made = _base.balancer(weighting)
   return over_time.every_k(made, update_every, num_tasks)
 
 
@@ -102,11 +129,16 @@ def fairgrad(alpha: float | jax.Array = 1.0) -> _base.Balancer:
 
 @_base.exactly
 @jax.jit
-def _bargain(gramian, longest):
+def _bargain(gramian):
+  return _solvers.power_fixed_point(gramian, jnp.ones((), gramian.dtype))
+
+
+@_base.exactly
+@jax.jit
+def _bargain_of_size(gramian):
+  """The solution for G/‖G‖_F."""
   weights = _solvers.power_fixed_point(gramian, jnp.ones((), gramian.dtype))
-  length = jnp.sqrt(jnp.maximum(_solvers.dot(weights, _solvers.dot(gramian, weights)), 0.0))
-  clip = (longest > 0) & (length > longest)
-  return weights * jnp.where(clip, longest / jnp.where(clip, length, 1.0), 1.0)
+  return weights * jnp.sqrt(jnp.linalg.norm(gramian))
 
 
 @_base.exactly

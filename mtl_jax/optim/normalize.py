@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 _COMMON_NORMS = {
   'mean': lambda norms, here: jnp.sum(norms, where=here) / jnp.sum(here, dtype=jnp.float32),
@@ -21,7 +21,8 @@ def normalize_task_gradients(kind: str = 'l2') -> _base.Normalizer:
   * 'mean', 'max', 'min': every gradient gets the mean, largest or smallest of the norms ‖gⱼ‖.
 
   A zero gradient stays zero, and has no part in the mean or the smallest norm; nor has an absent
-  task. A task whose loss is zero keeps its gradient's scale (s = 1).
+  task. A task whose loss is ≤ 0 keeps its gradient as it is (s = 1) with 'loss' and 'loss+', where
+  other gradients get the length 1/Lᵢ.
 
   Args:
     kind: one of these.
@@ -50,7 +51,7 @@ def normalize_task_gradients(kind: str = 'l2') -> _base.Normalizer:
     del extra_args
     size = jnp.ones((), jnp.float32)
     if kind in ('loss', 'loss+'):
-      size = size * _base.require_losses(losses, f'normalize_task_gradients({kind!r})')
+      size = size * _arguments.require_losses(losses, f'normalize_task_gradients({kind!r})')
     if kind != 'loss':
       size = size * jnp.sqrt(jnp.diagonal(gramian))
     scale = jnp.where(size > 0, 1.0 / jnp.where(size > 0, size, 1.0), 1.0)

@@ -7,11 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 class EveryKState(NamedTuple):
-  """State of `every_k`: weights in use `[T]`, steps since they were made, the method's state."""
+  """State of `every_k`.
+
+  Attributes:
+    weights: `[T]`, as they were last made, before any bound on the direction; NaN until a task has
+      one.
+    age: `[]` int32, steps since.
+    inner: the method's state.
+  """
 
   weights: jax.Array
   age: jax.Array
@@ -22,8 +29,10 @@ def every_k(tx: _base.Balancer, k: int, num_tasks: int | None = None) -> _base.B
   """Makes new weights at every k-th step and keeps them in between.
 
   In between, the train step computes no Gramian: one backward of the weighted losses, with the
-  tasks' own gradients plain. A task that was absent when the weights were made keeps its last
-  weight, at first 1.
+  tasks' own gradients plain. A method's bound on the norm of its direction (that of `nash_mtl`)
+  holds at every step. A task that was absent when the weights were made keeps its last weight; one
+  that never had one takes the mean of the others'. Weights are due again at the next step where no
+  task was there to make them from.
 
   Args:
     tx: a balancer with a weighting.
@@ -53,24 +62,32 @@ def every_k(tx: _base.Balancer, k: int, num_tasks: int | None = None) -> _base.B
   if k == 1:
     return tx
 
+  def in_use(weights):
+    known = ~jnp.isnan(weights)
+    count = jnp.maximum(jnp.sum(known, dtype=jnp.float32), 1.0)
+    return jnp.where(known, weights, jnp.sum(jnp.where(known, weights, 0.0)) / count)
+
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'every_k')
-    return EveryKState(jnp.ones(tasks, jnp.float32), jnp.zeros((), jnp.int32), inner.init(tasks))
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'every_k')
+    unknown = jnp.full(tasks, jnp.nan, jnp.float32)
+    return EveryKState(unknown, jnp.zeros((), jnp.int32), inner.init(tasks))
 
   def update(state, *, present, **extra_args):
     def renew(inner_state):
       weights, inner_state = inner.update(inner_state, present=present, **extra_args)
       return jnp.where(present, weights.astype(jnp.float32), state.weights), inner_state
 
+    due = state.age == 0
     weights, inner_state = jax.lax.cond(
-      state.age == 0, renew, lambda inner_state: (state.weights, inner_state), state.inner
+      due, renew, lambda inner_state: (state.weights, inner_state), state.inner
     )
-    return weights, EveryKState(weights, (state.age + 1) % k, inner_state)
+    age = jnp.where(due & ~jnp.any(present), 0, (state.age + 1) % k)
+    return in_use(weights), EveryKState(weights, age, inner_state)
 
   def held(state):
-    return state.age == 0, state.weights, state._replace(age=(state.age + 1) % k)
+    return state.age == 0, in_use(state.weights), state._replace(age=(state.age + 1) % k)
 
-  weighting = inner._replace(init=init, update=update, held=held)
+  weighting = inner._replace(init=init, update=update, held=held, max_norm=_inner_max_norm(inner))
   return _base.balancer(weighting, num_tasks)
 
 
@@ -140,11 +157,16 @@ def with_warmup(tx: _base.Balancer, steps: int) -> _base.Balancer:
       begun = state.step >= steps
       return due | ~begun, weights, counted(state, begun, inner_state)
 
+    def max_norm(state):
+      assert inner.max_norm is not None
+      return jnp.where(state.step >= steps, inner.max_norm(state.inner), jnp.inf)
+
     weighting = inner._replace(
       init=lambda tasks: WarmupState(jnp.zeros((), jnp.int32), inner.init(tasks)),
       update=update,
       follow=follow if inner.follow else None,
       held=held if inner.held else None,
+      max_norm=max_norm if inner.max_norm else None,
     )
     made = _base.balancer(weighting)
     return _base.Balancer(
@@ -157,7 +179,7 @@ def with_warmup(tx: _base.Balancer, steps: int) -> _base.Balancer:
   def update_stacked(updates, state, params=None, **extra_args):
     begun = state.step >= steps
     present = extra_args.get('present')
-    present = jnp.ones(_base.num_rows(updates), bool) if present is None else present
+    present = jnp.ones(_arguments.num_rows(updates), bool) if present is None else present
     direction, inner_state = tx.update(updates, state.inner, params, **extra_args)
     plain = gradients.combine(mean(present), updates)
     direction = jax.tree.map(lambda p, d: jnp.where(begun, d, p), plain, direction)
@@ -215,7 +237,7 @@ def ema_weights(
     return jnp.where(present, average, 0.0), EmaState(average, inner_state)
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'ema_weights')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'ema_weights')
     return EmaState(jnp.full(tasks, jnp.nan, jnp.float32), inner.init(tasks))
 
   return _base.balancer(_passing(inner, init, update), num_tasks)
@@ -258,7 +280,7 @@ def ema_gramian(
     return weights, EmaState(average, inner_state)
 
   def init(tasks):
-    tasks = _base.known_tasks(tasks, num_tasks, 'ema_gramian')
+    tasks = _arguments.known_tasks(tasks, num_tasks, 'ema_gramian')
     return EmaState(jnp.full((tasks, tasks), jnp.nan, jnp.float32), inner.init(tasks))
 
   return _base.balancer(_passing(inner, init, update), num_tasks)
@@ -282,7 +304,7 @@ def cr_mogm(
     a balancer that needs what that method needs.
 
   Raises:
-    ConfigError: no such method.
+    ValueError: no such method.
     ValueError: the method is no weighting.
     TypeError: the method has no such option.
 
@@ -311,10 +333,17 @@ def _average(average, new, present, decay):
 def _passing(inner: _base.Weighting, init: Callable, update: Callable) -> _base.Weighting:
   """`inner` with another init and update, around a state that holds its own as `inner`."""
   follow = inner.follow
+  made = inner._replace(init=init, update=update, held=None, max_norm=_inner_max_norm(inner))
   if follow is not None:
 
     def following(state, **seen):
       return state._replace(inner=follow(state.inner, **seen))
 
-    return inner._replace(init=init, update=update, follow=following, held=None)
-  return inner._replace(init=init, update=update, held=None)
+    return made._replace(follow=following)
+  return made
+
+
+def _inner_max_norm(inner: _base.Weighting) -> Callable | None:
+  """The bound on the direction, around a state that holds the method's own as `inner`."""
+  longest = inner.max_norm
+  return None if longest is None else lambda state: longest(state.inner)

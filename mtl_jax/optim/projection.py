@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _solvers
+from mtl_jax.optim import _arguments, _base, _solvers
 
 
 def upgrad(
@@ -35,7 +35,8 @@ def upgrad(
     a balancer that needs the Gramian; its state is empty.
 
   Raises:
-    ValueError: reg_eps < 0; at update, a preference of another length than T.
+    ValueError: reg_eps < 0, or a preference that is not positive; at update, one of another length
+      than T.
 
   References:
     Quinton & Rey, Jacobian Descent for Multi-Objective Optimization, arXiv:2406.16232 2024.
@@ -68,7 +69,8 @@ def dualproj(
     a balancer that needs the Gramian; its state is empty.
 
   Raises:
-    ValueError: reg_eps < 0; at update, a preference of another length than T.
+    ValueError: reg_eps < 0, or a preference that is not positive; at update, one of another length
+      than T.
 
   References:
     Lopez-Paz & Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS 2017.
@@ -88,10 +90,11 @@ def dualproj(
 def _projection(solve, reg_eps, preference, name):
   if isinstance(reg_eps, (int, float)) and not reg_eps >= 0:
     raise ValueError(f'{name}: reg_eps must be 0 or more, not {reg_eps!r}.')
+  _arguments.check_per_task(preference, f'{name}: preference', least='positive')
 
   def update(state, *, present, losses=None, gramian=None, **extra_args):
     del losses, extra_args
-    wanted = _base.preferences(preference, present, name)
+    wanted = _arguments.preferences(preference, present, name)
     return solve(gramian, wanted, jnp.asarray(reg_eps, jnp.float32)), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 def chebyshev(
@@ -29,7 +29,8 @@ def chebyshev(
     a balancer that needs the losses only; its state is empty.
 
   Raises:
-    ValueError: at update, without losses, or with an option of another length than T.
+    ValueError: a preference that is not positive; at update, without losses, or with an option of
+      another length than T.
 
   References:
     Zhang and Li, MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition, IEEE
@@ -71,7 +72,8 @@ def stch(
     `static_args=('preference', 'reference')`.
 
   Raises:
-    ValueError: mu ≤ 0; at update, without losses, or with an option of another length than T.
+    ValueError: mu ≤ 0, or a preference that is not positive; at update, without losses, or with an
+      option of another length than T.
 
   References:
     Lin et al., Smooth Tchebycheff Scalarization for Multi-Objective Optimization, ICML 2024.
@@ -112,8 +114,8 @@ def cosmos(
     `static_args='preference'`.
 
   Raises:
-    ValueError: coefficient < 0; at update, without losses, or with a preference of another length
-      than T.
+    ValueError: coefficient < 0, or a preference that is not positive; at update, without losses, or
+      with a preference of another length than T.
 
   References:
     Ruchte and Grabocka, Scalable Pareto Front Approximation for Deep Multi-Objective Learning, ICDM
@@ -159,7 +161,8 @@ def pbi(
     `static_args=('preference', 'reference')`.
 
   Raises:
-    ValueError: theta < 0; at update, without losses, or with an option of another length than T.
+    ValueError: theta < 0, or a preference that is not positive; at update, without losses, or with
+      an option of another length than T.
 
   References:
     Zhang and Li, MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition, IEEE
@@ -185,15 +188,17 @@ def _scalarization(
   *options: float | jax.Array,
 ) -> _base.Balancer:
   """The method whose weights are `gradient(L − z*, p, present, *options)`, in float64."""
+  _arguments.check_per_task(preference, f'{method}: preference', least='positive')
+  _arguments.check_per_task(reference, f'{method}: reference')
 
   def shifted(losses, ideal, p, present, *options):
     return gradient(jnp.where(present, losses - ideal, 0.0), p, present, *options)
 
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
-    losses = _base.require_losses(losses, method)
-    p = _base.preferences(preference, present, method)
-    ideal = _base.per_task(reference, present, 0.0, f'{method}: reference')
+    losses = _arguments.require_losses(losses, method)
+    p = _arguments.preferences(preference, present, method)
+    ideal = _arguments.per_task(reference, present, 0.0, f'{method}: reference')
     return _base.exactly(shifted)(losses, ideal, p, present, *options), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _base, _rows, _solvers
+from mtl_jax.optim import _arguments, _base, _rows, _solvers
 
 
 class SDMGradState(NamedTuple):
@@ -56,8 +56,8 @@ def sdmgrad(
     a balancer that needs the Gramian, of 3 batches where it can have them.
 
   Raises:
-    ValueError: an option out of range; in a chain, without num_tasks; at update, another T, or a
-      preference of another length.
+    ValueError: an option out of range, or a preference that is not positive; in a chain, without
+      num_tasks; at update, another T, or a preference of another length.
 
   References:
     Xiao et al., Direction-oriented Multi-objective Learning: Simple and Provable Stochastic
@@ -73,6 +73,7 @@ def sdmgrad(
   _check_not_negative('sdmgrad', lam=lam, steps=steps, learning_rate=learning_rate)
   if isinstance(momentum, int | float) and not 0 <= momentum < 1:
     raise ValueError(f'sdmgrad: momentum must be in [0, 1), not {momentum}.')
+  _arguments.check_per_task(preference, 'sdmgrad: preference', least='positive')
 
   @_base.exactly
   def descend(weights, gramian, present, preferred, lam, learning_rate, momentum):
@@ -91,12 +92,12 @@ def sdmgrad(
     return mass * weights, (weights + lam * preferred) / (1 + lam)
 
   def init(tasks):
-    return SDMGradState(_equal(_base.known_tasks(tasks, num_tasks, 'sdmgrad')))
+    return SDMGradState(_equal(_arguments.known_tasks(tasks, num_tasks, 'sdmgrad')))
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, key, extra_args
     _check_tasks('sdmgrad', state.weights, gramian)
-    preferred = _base.preferences(preference, present, 'sdmgrad')
+    preferred = _arguments.preferences(preference, present, 'sdmgrad')
     moved, weights = descend(
       state.weights, gramian, present, preferred, lam, learning_rate, momentum
     )
@@ -153,7 +154,7 @@ def modo(
     return mass * weights, weights
 
   def init(tasks):
-    return MoDoState(_equal(_base.known_tasks(tasks, num_tasks, 'modo')))
+    return MoDoState(_equal(_arguments.known_tasks(tasks, num_tasks, 'modo')))
 
   def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
     del losses, key, extra_args
@@ -167,8 +168,12 @@ def modo(
 def project_to_simplex(point: jax.Array, present: jax.Array) -> jax.Array:
   """The nearest w `[T]` with w ≥ 0, Σ w = 1 and w = 0 for absent tasks; exact, by sorting.
 
-  Like `optax.projections.projection_simplex`, for some of the coordinates.
+  Like `optax.projections.projection_simplex`, for some of the coordinates, and at any scale: the
+  projection is of the distances from the largest coordinate, of which those beyond 1 have w = 0.
+  From coordinates beyond 1/ε themselves the 1 could not be taken.
   """
+  largest = jnp.max(jnp.where(present, point, -jnp.inf))
+  point = jnp.maximum(point - largest, -1.0)
   falling = jnp.sort(jnp.where(present, point, -jnp.inf), descending=True)
   totals = jnp.cumsum(jnp.where(jnp.isfinite(falling), falling, 0.0))
   counts = jnp.arange(1, len(point) + 1, dtype=point.dtype)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax.optim import _base
+from mtl_jax.optim import _arguments, _base
 
 
 class UncertaintyState(NamedTuple):
@@ -28,8 +28,10 @@ def uncertainty(
   before its own update; s starts at 0, so w at ½. Also with one task: w is the paper's ½, not 1.
   The paper learns s with the network's optimizer and rate; here it has its own.
 
-  An absent task keeps its s and its part of the optimizer. A step with this method scales each
-  task's whole loss: its own parameters get the weight too.
+  An absent task keeps its s and its part of the optimizer. So does a task whose loss is ≤ 0: it has
+  no log L for s to tend to, and descent on s would let its weight grow to infinity; its weight
+  stays as it is. A step with this method scales each task's whole loss: its own parameters get the
+  weight too.
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.
@@ -58,16 +60,17 @@ def uncertainty(
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
   def init(tasks):
-    zeros = jnp.zeros(_base.known_tasks(tasks, num_tasks, 'uncertainty'), jnp.float32)
+    zeros = jnp.zeros(_arguments.known_tasks(tasks, num_tasks, 'uncertainty'), jnp.float32)
     return UncertaintyState(zeros, tx.init(zeros))
 
   def update(state, *, present, losses=None, **extra_args):
     del extra_args
     s = state.log_variances
-    losses = _base.require_losses(losses, 'uncertainty', s.shape[0])
+    losses = _arguments.require_losses(losses, 'uncertainty', s.shape[0])
     weights = 0.5 * jnp.exp(-s)
-    grads = jnp.where(present, 0.5 - weights * losses, 0.0)
-    steps, opt_state = _base.step_present(tx, grads, state.opt_state, s, present)
+    learning = present & (losses > 0)
+    grads = jnp.where(learning, 0.5 - weights * losses, 0.0)
+    steps, opt_state = _arguments.step_present(tx, grads, state.opt_state, s, learning)
     return weights, UncertaintyState(s + steps, opt_state)
 
   return _base.balancer(_base.Weighting(init, update, 'losses'), num_tasks)

@@ -147,6 +147,9 @@ def clip_conflict(
   whatever the method, as DualProj does for the mean. Its dual is a problem of T numbers: w' = w + u
   with u ≥ 0 the minimum of ½uᵀGu + uᵀ(Gw + max_conflict ‖d‖n), n the gradients' norms.
 
+  It needs the Gramian at every step: inside `every_k` the bound holds where weights are made, not
+  where they are held.
+
   Args:
     tx: a balancer with a weighting.
     max_conflict: the bound on −cos(d, gᵢ), in [0, 1].

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mtl_jax.report._runs import Entry, Experiment, Run
@@ -190,7 +191,7 @@ def _series(run: Run, split: str, *keys: str) -> dict[float, float]:
   return out
 
 
-def _draw(axis: Axes, seeds: Sequence[Series], **style):
+def _draw(axis: Axes, seeds: Sequence[Series], **style: Any) -> Line2D | None:
   """Draws the mean over seeds, thin once a seed has stopped, with a band from lowest to highest.
 
   Returns the line, or None if no seed has a value.

@@ -248,6 +248,8 @@ class Training:
       'data_wait': timing.waiting / timing.steps,
       'compilations': self._program.compilations(),
     }
+    if meetings := self._data.meetings():
+      results['meetings'] = {'/'.join(pair): share for pair, share in meetings.items()}
     if run['paper']:
       results['paper'] = run['paper']
     return results

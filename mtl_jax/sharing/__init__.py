@@ -51,9 +51,9 @@ def options(name: str) -> dict[str, Any]:
 
 
 def get(name: str) -> Callable[..., MultiTaskModel]:
-  """The architecture called `name`; ConfigError with the nearest names otherwise."""
+  """The architecture called `name`; ValueError with the nearest names otherwise."""
   if name not in SHARING:
-    raise errors.ConfigError(f'Unknown sharing {name!r}{errors.nearest(name, SHARING)}')
+    raise ValueError(f'Unknown sharing {name!r}{errors.nearest(name, SHARING)}')
   return SHARING[name]
 
 

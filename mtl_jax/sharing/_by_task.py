@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mtl_jax.model import Layout, MultiTaskModel, apply_module, init_module
-from mtl_jax.tasks import Task
+from mtl_jax.protocols import LabelledTask
 
 
 class Encoding(Protocol):
@@ -65,7 +65,7 @@ class ByTaskModel(MultiTaskModel):
 
 
 def with_trunk(
-  encoding: Encoding, tasks: Sequence[Task], layout: Layout, freeze: bool
+  encoding: Encoding, tasks: Sequence[LabelledTask], layout: Layout, freeze: bool
 ) -> ByTaskModel:
   """The model of an encoding around a common trunk, which gets no gradient with `freeze`."""
   frozen = layout.trunk if freeze else ()

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors
 from mtl_jax.encoders import _products, protocol
 from mtl_jax.model import apply_module
 
@@ -23,11 +22,11 @@ _READ = 'read'  # the Flax collection in which what layers read comes out of an 
 
 
 def check(pattern: str, use: str) -> None:
-  """Raises ConfigError unless `pattern` is a regular expression."""
+  """Raises ValueError unless `pattern` is a regular expression."""
   try:
     re.compile(pattern)
   except re.error as e:
-    raise errors.ConfigError(f'{use}: {pattern!r} is no regular expression: {e}') from None
+    raise ValueError(f'{use}: {pattern!r} is no regular expression: {e}') from None
 
 
 class Call(NamedTuple):
@@ -113,7 +112,7 @@ def find(
     path -> its call, in shapes.
 
   Raises:
-    ConfigError: it finds none, one that is called twice, or with `chained` two side by side; the
+    ValueError: it finds none, one that is called twice, or with `chained` two side by side; the
       paths there are are listed.
   """
   found: dict[str, Call] = {}
@@ -124,10 +123,10 @@ def find(
     others.append(path)
     if re.fullmatch(pattern, path):
       if path in found:
-        raise errors.ConfigError(f'{use}: {path!r} is called twice in one pass')
+        raise ValueError(f'{use}: {path!r} is called twice in one pass')
       beside = next((other for other, earlier in read.items() if earlier is x), None)
       if chained and beside:
-        raise errors.ConfigError(
+        raise ValueError(
           f'{use}: {beside!r} and {path!r} read the same, side by side; here every layer must '
           'read the one before: name others'
         )
@@ -143,7 +142,7 @@ def find(
       if pattern == _NOTHING
       else f'no submodule of the encoder matches {pattern!r}'
     )
-    raise errors.ConfigError(f'{use}: {what}; there are {", ".join(others)}')
+    raise ValueError(f'{use}: {what}; there are {", ".join(others)}')
   return found
 
 

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors, options
+from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.model import Layout, init_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.tasks import Task
 
 Shape = Any
 
@@ -22,7 +22,7 @@ Shape = Any
 @options.checked
 def adapters(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   features: options.Count = 64,
@@ -44,7 +44,7 @@ def adapters(
     the model; a task's adapters are its own parameters.
 
   Raises:
-    ConfigError: an option has no such value, or no layer matches (at `init`).
+    ValueError: an option has no such value, or no layer matches (at `init`).
 
   References:
     Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019.
@@ -73,7 +73,7 @@ def adapters(
 @options.checked
 def lora(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   rank: options.Count = 8,
@@ -96,7 +96,7 @@ def lora(
     own parameters.
 
   Raises:
-    ConfigError: an option has no such value, or (at `init`) no layer matches, or one that is not
+    ValueError: an option has no such value, or (at `init`) no layer matches, or one that is not
       linear.
 
   References:
@@ -149,7 +149,7 @@ class _Inside:
     for path, call in found.items() if self.linear else ():
       own = functools.reduce(lambda node, part: node.get(part, {}), path.split('/'), shared)
       if not _is_linear(own.get('kernel'), call.input, call.output):
-        raise errors.ConfigError(
+        raise ValueError(
           f'{self.name}.layers: {path!r} is not linear, a product of its input with a kernel: '
           'choose others'
         )

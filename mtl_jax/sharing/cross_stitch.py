@@ -12,8 +12,8 @@ from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.gradients import halves
 from mtl_jax.model import Layout, MultiTaskModel
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.tasks import Task
 
 _BLOCK = 16  # channels of a cache line, in float32
 
@@ -21,7 +21,7 @@ _BLOCK = 16  # channels of a cache line, in float32
 @options.checked
 def cross_stitch(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   own_weight: Annotated[float, options.Range(0, 1, closed_left=False)] = 0.9,
@@ -43,7 +43,7 @@ def cross_stitch(
     the model; its features are those of every column, a tuple of T.
 
   Raises:
-    ConfigError: an option has no such value, or no layer matches (at `init`).
+    ValueError: an option has no such value, or no layer matches (at `init`).
 
   References:
     Misra et al., Cross-stitch Networks for Multi-task Learning, CVPR 2016, eq. 1.

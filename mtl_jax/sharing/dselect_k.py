@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtl_jax import errors, options
-from mtl_jax.gradients import halves
+from mtl_jax import options
 from mtl_jax.model import Layout, MultiTaskModel
+from mtl_jax.protocols import Example, LabelledTask
 from mtl_jax.sharing import _layers
 from mtl_jax.sharing import experts as mixtures
-from mtl_jax.tasks import Task
 
 _LEAST = 0.01  # of what a selector gives to experts: below, the tangent stands for 1/s
 
@@ -23,7 +22,7 @@ _LEAST = 0.01  # of what a selector gives to experts: below, the tangent stands 
 @options.checked
 def dselect_k(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   experts: Annotated[int, options.Range(2)] = 4,
   k: options.Count = 2,
@@ -58,7 +57,7 @@ def dselect_k(
     `model.penalty`; those of gates by example are part of the task's loss, mean over examples.
 
   Raises:
-    ConfigError: fewer than two experts, k not from 1 to E, γ not above 0, a negative λ, or a
+    ValueError: fewer than two experts, k not from 1 to E, γ not above 0, a negative λ, or a
       malformed expression.
 
   References:
@@ -68,7 +67,7 @@ def dselect_k(
   """
   _layers.check(common, 'dselect_k.common')
   if k > experts:
-    raise errors.ConfigError(f'dselect_k: k={k} must be at most experts={experts}')
+    raise ValueError(f'dselect_k: k={k} must be at most experts={experts}')
   tasks = tuple(tasks)
   gate = _Gate(experts, k, gamma, per_example)
   modules = {task.name: _Selecting(gate, task.head) for task in tasks}
@@ -172,7 +171,7 @@ class _PerExample(MultiTaskModel):
     name: str,
     task_params: Any,
     features: Any,
-    example: halves.Example,
+    example: Example,
     key: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The task's loss with its gate's regularizers; 0 without a label."""

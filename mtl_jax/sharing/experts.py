@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors, options, sharding
+from mtl_jax import options, sharding
 from mtl_jax.heads import pooling
 from mtl_jax.model import Layout, MultiTaskModel, init_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _layers
-from mtl_jax.tasks import Task
 
 COMMON = 'embedding/'
 PLACES = ('shared/experts',)  # where `Experts` have their encoders in a model's parameters
@@ -21,7 +21,11 @@ PLACES = ('shared/experts',)  # where `Experts` have their encoders in a model's
 
 @options.checked
 def mmoe(
-  encoder: nn.Module, tasks: Sequence[Task], *, experts: options.Count = 4, common: str = COMMON
+  encoder: nn.Module,
+  tasks: Sequence[LabelledTask],
+  *,
+  experts: options.Count = 4,
+  common: str = COMMON,
 ) -> MultiTaskModel:
   """Multi-gate mixture-of-experts: task i reads Σₑ softmax(x·Wᵢ + bᵢ)ₑ · expertₑ(x).
 
@@ -37,7 +41,7 @@ def mmoe(
     `embedding`, mean over the tokens, or the inputs themselves where it has none.
 
   Raises:
-    ConfigError: fewer than one expert, a malformed expression.
+    ValueError: fewer than one expert, a malformed expression.
 
   References:
     Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
@@ -53,7 +57,7 @@ def mmoe(
 @options.checked
 def cgc(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   shared_experts: options.Natural = 2,
   task_experts: options.Natural = 1,
@@ -73,7 +77,7 @@ def cgc(
     gradients of task i those of other tasks' experts are zero.
 
   Raises:
-    ConfigError: a negative number of experts, or a task without any.
+    ValueError: a negative number of experts, or a task without any.
 
   References:
     Tang et al., Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for
@@ -81,7 +85,7 @@ def cgc(
   """
   _layers.check(common, 'cgc.common')
   if not shared_experts + task_experts:
-    raise errors.ConfigError(
+    raise ValueError(
       'cgc: shared_experts and task_experts are both 0, and one of them must be at least 1'
     )
   tasks = tuple(tasks)
@@ -183,7 +187,7 @@ def gate_input(embedded: jax.Array | None, inputs: Any) -> jax.Array:
     pooled: Any = pooling.Pool('mean', parent=None).apply({}, embedded, inputs)
     return pooled
   if not hasattr(inputs, 'shape'):
-    raise errors.ConfigError(
+    raise ValueError(
       "A gate reads the encoder's submodule 'embedding', which this encoder lacks, or the "
       f'inputs, which are no array but {jax.tree.structure(inputs)}'
     )

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from flax import linen as nn
 
 from mtl_jax.model import Layout, MultiTaskModel
-from mtl_jax.tasks import Task
+from mtl_jax.protocols import LabelledTask
 
 
-def hard(encoder: nn.Module, tasks: Sequence[Task]) -> MultiTaskModel:
+def hard(encoder: nn.Module, tasks: Sequence[LabelledTask]) -> MultiTaskModel:
   """All tasks read one encoder's features; a task's own half is its head.
 
   Args:

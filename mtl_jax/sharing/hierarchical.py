@@ -16,8 +16,8 @@ from mtl_jax.encoders import protocol
 from mtl_jax.heads import pooling
 from mtl_jax.kinds import Kind
 from mtl_jax.model import Layout, MultiTaskModel, apply_module, init_module, read_by
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _layers
-from mtl_jax.tasks import Task
 
 _LAST = -1
 
@@ -25,7 +25,7 @@ _LAST = -1
 @options.checked
 def hierarchical(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   depths: Sequence[str] = (),
@@ -63,7 +63,7 @@ def hierarchical(
     the model. Without depths, `after` and shortcuts it is `hard`.
 
   Raises:
-    ConfigError: a malformed text, a task named twice, tasks that are after one another. At `init`:
+    ValueError: a malformed text, a task named twice, tasks that are after one another. At `init`:
       an unknown task, a lower one without classes or deeper than its reader, a depth that the
       encoder does not have, no layer that matches, no embedding.
 
@@ -123,13 +123,13 @@ def successive(
     strength: δ.
 
   Raises:
-    ConfigError: an unknown task, none, or a negative strength.
+    ValueError: an unknown task, none, or a negative strength.
 
   References:
     Hashimoto et al. 2017, section 3: δ‖θ − θ'‖² in each task's objective.
   """
   if not tasks or not 0 <= strength < float('inf'):
-    raise errors.ConfigError(
+    raise ValueError(
       f'successive: need tasks, not {list(tasks)}, and a strength of 0 or more, not {strength}'
     )
   for name in tasks:
@@ -203,7 +203,7 @@ class _Hierarchy:
     if self.shortcuts:
       embedded = [call.output for call in found if call.path == 'embedding']
       if not embedded and getattr(inputs, 'ndim', 0) != 2:
-        raise errors.ConfigError(
+        raise ValueError(
           "hierarchical.shortcuts: the encoder has no submodule 'embedding', and the inputs are no "
           'vectors: set it to False'
         )
@@ -214,7 +214,7 @@ class _Hierarchy:
     return _layers.pattern_of(self.encoder, inputs, self.layers, protocol.blocks)
 
   def _check(self, found: Mapping[str, Any]) -> None:
-    """Raises ConfigError unless tasks and depths exist and lower tasks may be read."""
+    """Raises ValueError unless tasks and depths exist and lower tasks may be read."""
     count = len(found)
     for option, names in (
       ('depths', self.depths),
@@ -224,7 +224,7 @@ class _Hierarchy:
         _known(name, self.kinds, f'hierarchical.{option}')
     for name, depth in self.depths.items():
       if abs(depth) > count:
-        raise errors.ConfigError(
+        raise ValueError(
           f'hierarchical.depths: {name}={depth}, but the encoder has {count} layers: '
           f'{", ".join(found)}'
         )
@@ -232,12 +232,12 @@ class _Hierarchy:
     for name, below in self.lower.items():
       for other in below:
         if not self.kinds[other].discrete:
-          raise errors.ConfigError(
+          raise ValueError(
             f'hierarchical.after: {other!r} is a {self.kinds[other].name} and has no classes: '
             'leave it out'
           )
         if place[other] > place[name]:
-          raise errors.ConfigError(
+          raise ValueError(
             f'hierarchical.after: {name!r} at depth {place[name]} reads {other!r} at depth '
             f'{place[other]}; a lower task cannot be the deeper one: change their depths'
           )
@@ -303,7 +303,7 @@ def _fit(part: jax.Array, states: jax.Array, inputs: Any) -> jax.Array:
 
 def _known(name: str, names: Sequence[str] | Mapping[str, Any], where: str) -> None:
   if name not in names:
-    raise errors.ConfigError(f'{where}: unknown task {name!r}{errors.nearest(name, names)}')
+    raise ValueError(f'{where}: unknown task {name!r}{errors.nearest(name, names)}')
 
 
 def _parse_depths(texts: Sequence[str]) -> dict[str, int]:
@@ -311,12 +311,12 @@ def _parse_depths(texts: Sequence[str]) -> dict[str, int]:
   for text in texts:
     match = re.fullmatch(r'\s*(\w+)\s*=\s*(-?[1-9]\d*)\s*', text)
     if not match:
-      raise errors.ConfigError(
+      raise ValueError(
         f"hierarchical.depths: need 'task=depth', from 1, or from -1 downwards, not {text!r}"
       )
     name = match[1]
     if name in depths:
-      raise errors.ConfigError(f'hierarchical.depths: {name!r} is named twice')
+      raise ValueError(f'hierarchical.depths: {name!r} is named twice')
     depths[name] = int(match[2])
   return depths
 
@@ -326,19 +326,19 @@ def _parse_after(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
   for text in texts:
     match = re.fullmatch(r'\s*(\w+)\s*<\s*(\w+(?:\s*\+\s*\w+)*)\s*', text)
     if not match:
-      raise errors.ConfigError(f"hierarchical.after: need 'task<lower1+lower2', not {text!r}")
+      raise ValueError(f"hierarchical.after: need 'task<lower1+lower2', not {text!r}")
     name, below = match[1], tuple(part.strip() for part in match[2].split('+'))
     if name in lower or len(set(below)) < len(below):
-      raise errors.ConfigError(f'hierarchical.after: a task is named twice, last in {text!r}')
+      raise ValueError(f'hierarchical.after: a task is named twice, last in {text!r}')
     lower[name] = below
   return lower
 
 
 def _order(lower: Mapping[str, tuple[str, ...]]) -> list[str]:
-  """The tasks, lower ones first; ConfigError with the whole cycle if there is one."""
+  """The tasks, lower ones first; ValueError with the whole cycle if there is one."""
   try:
     return list(graphlib.TopologicalSorter(lower).static_order())
   except graphlib.CycleError as e:
-    raise errors.ConfigError(
+    raise ValueError(
       f'hierarchical.after: tasks read in a circle, {" < ".join(reversed(e.args[1]))}: break it'
     ) from None

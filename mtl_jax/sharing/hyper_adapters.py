@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors, options
+from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.model import Layout, init_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.tasks import Task
 
 _START = 0.1  # deviation of the generated weights at the start
 _EPSILON = 1e-5  # added to variances
@@ -21,7 +21,7 @@ _EPSILON = 1e-5  # added to variances
 @options.checked
 def hyper_adapters(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   features: options.Count = 24,
@@ -50,7 +50,7 @@ def hyper_adapters(
     own are z and its head: tasks learn from each other how to adapt.
 
   Raises:
-    ConfigError: an option has no such value; no layer matches, or layers of different widths do
+    ValueError: an option has no such value; no layer matches, or layers of different widths do
       (at `init`).
 
   References:
@@ -78,7 +78,7 @@ class _Hyper:
     )
     widths = {path: call.output.shape[-1] for path, call in found.items()}
     if len(set(widths.values())) > 1:
-      raise errors.ConfigError(f'hyper_adapters.layers: they have different widths: {widths}')
+      raise ValueError(f'hyper_adapters.layers: they have different widths: {widths}')
     width, size = next(iter(widths.values())), self.embedding
     layers, places = (dict.fromkeys(parts) for parts in zip(*map(_split, found), strict=True))
     keys = iter(jax.random.split(hyper_key, 6 + len(layers) + len(places)))

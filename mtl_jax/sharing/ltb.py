@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtl_jax import errors, options
+from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.gradients import halves
 from mtl_jax.model import Layout, MultiTaskModel
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.sharing import experts as mixtures
-from mtl_jax.tasks import Task
 
 
 @options.checked
 def ltb(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   children: options.Count = 4,
   layers: str = '',
@@ -70,7 +70,7 @@ def ltb(
     their parents are θ, a task's choice among the last copies its own.
 
   Raises:
-    ConfigError: fewer than one copy, a temperature not above 0, no layer matches (at `init`), or a
+    ValueError: fewer than one copy, a temperature not above 0, no layer matches (at `init`), or a
       malformed tree.
 
   References:
@@ -124,7 +124,7 @@ def parse_tree(texts: Sequence[str], tasks: Sequence[str]) -> dict[str, tuple[in
   Copies are numbered anew, from 0 on every layer in the order of the tasks.
 
   Raises:
-    ConfigError: a malformed text, a task that is unknown, missing or named twice, paths of unequal
+    ValueError: a malformed text, a task that is unknown, missing or named twice, paths of unequal
       length, or paths that meet again after they parted.
   """
   found: dict[str, tuple[str, ...]] = {}
@@ -132,13 +132,13 @@ def parse_tree(texts: Sequence[str], tasks: Sequence[str]) -> dict[str, tuple[in
     name, _, path = text.partition('=')
     copies = tuple(path.split('/'))
     if name not in tasks or name in found or not all(copy.isdecimal() for copy in copies):
-      raise errors.ConfigError(
+      raise ValueError(
         f"ltb.tree: need one 'TASK=0/2/1' for each of {', '.join(tasks)}, not {text!r}"
       )
     found[name] = copies
   missing = [name for name in tasks if name not in found]
   if missing or len({len(path) for path in found.values()}) > 1:
-    raise errors.ConfigError(
+    raise ValueError(
       f'ltb.tree: {", ".join(missing)} is missing'
       if missing
       else f'ltb.tree: need paths of one length, not {", ".join(texts)}'
@@ -149,7 +149,7 @@ def parse_tree(texts: Sequence[str], tasks: Sequence[str]) -> dict[str, tuple[in
     for name in tasks:
       copies = found[name]
       if below.setdefault(copies[layer], copies[:layer]) != copies[:layer]:
-        raise errors.ConfigError(
+        raise ValueError(
           f'ltb.tree: no tree: copy {copies[layer]} of layer {layer} has two parents'
         )
       numbered[name].append(list(below).index(copies[layer]))
@@ -158,7 +158,7 @@ def parse_tree(texts: Sequence[str], tasks: Sequence[str]) -> dict[str, tuple[in
 
 def _fixed(
   encoder: nn.Module,
-  tasks: tuple[Task, ...],
+  tasks: tuple[LabelledTask, ...],
   tree: Mapping[str, tuple[int, ...]],
   layers: str,
   common: str,
@@ -215,7 +215,7 @@ class Tree:
     found = _layers.find(encoder, one, inputs, pattern, 'ltb.layers', chained=True)
     made = {'columns': params}
     if self.parents is not None and len(found) != len(self.parents) + 1:
-      raise errors.ConfigError(
+      raise ValueError(
         f'ltb.tree has paths of {len(self.parents) + 1} layers, and ltb.layers={self.layers!r} '
         f'finds {len(found)} in the encoder: {", ".join(found)}'
       )

@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtl_jax import errors, options
+from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.heads import pooling
 from mtl_jax.model import Layout, MultiTaskModel, init_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _layers
-from mtl_jax.tasks import Task
 
 
 @options.checked
-def mtan(encoder: nn.Module, tasks: Sequence[Task], *, layers: str = '') -> MultiTaskModel:
+def mtan(encoder: nn.Module, tasks: Sequence[LabelledTask], *, layers: str = '') -> MultiTaskModel:
   """Every task has a mask a_j in (0, 1) over the features of every layer, and reads the last ones.
 
       â_j = a_j ⊙ p_j,   a_j = h_j(g_j([u_j; f_j(â_{j−1})])),   a_1 = h_1(g_1(u_1))
@@ -43,7 +43,7 @@ def mtan(encoder: nn.Module, tasks: Sequence[Task], *, layers: str = '') -> Mult
     the model. f, g and h are a task's own, as its head.
 
   Raises:
-    ConfigError: at `init`: no layer matches, or one makes tokens of an image, which no mask can
+    ValueError: at `init`: no layer matches, or one makes tokens of an image, which no mask can
       be carried over.
 
   References:
@@ -119,7 +119,7 @@ def _fit(x: jax.Array, p: jax.Array, inputs: Any) -> jax.Array:
       x = _averaged(x, axis, p.shape[axis])
     return x
   if p.ndim > 2:
-    raise errors.ConfigError(
+    raise ValueError(
       f'mtan.layers: a mask cannot be carried from a layer that reads {list(x.shape)} to '
       f'{list(p.shape)} (batch first): match layers of one kind'
     )

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtl_jax import errors, options
+from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.model import Layout, init_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.tasks import Task
 
 
 @options.checked
 def pals(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   layers: str = '',
   features: options.Count = 32,
@@ -50,7 +50,7 @@ def pals(
     with the trunk as it is; E and MH are normal, variance 1 / inputs.
 
   Raises:
-    ConfigError: an option has no such value, or the heads do not divide the width; no layer
+    ValueError: an option has no such value, or the heads do not divide the width; no layer
       matches, or layers of different shapes do (at `init`).
 
   References:
@@ -59,7 +59,7 @@ def pals(
   """
   _layers.check(layers, 'pals.layers')
   if features % heads:
-    raise errors.ConfigError(
+    raise ValueError(
       f'pals: features={features} and heads={heads}: the heads must divide the features'
     )
   encoding = _Pals(encoder, layers, features, heads)
@@ -90,7 +90,7 @@ class _Pals:
     jax.eval_shape(lambda: self._run(shared, inputs, None, note))
     (h, y), *others = set(shapes.values())
     if others or len(h) not in (2, 3) or h[:-1] != y[:-1]:
-      raise errors.ConfigError(
+      raise ValueError(
         'pals.layers: blocks must read, and layers give, states [B, S, D] or [B, D] of one shape '
         f'for all layers, but they read and give {shapes}'
       )

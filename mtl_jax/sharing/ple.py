@@ -10,18 +10,18 @@ import numpy as np
 from flax import linen as nn
 from flax.core import tracers
 
-from mtl_jax import errors, options
+from mtl_jax import options
 from mtl_jax.encoders import protocol
 from mtl_jax.heads import pooling
 from mtl_jax.model import Layout, MultiTaskModel
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _layers, experts
-from mtl_jax.tasks import Task
 
 
 @options.checked
 def ple(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   shared_experts: options.Count = 2,
   task_experts: options.Count = 1,
@@ -55,7 +55,7 @@ def ple(
     last level and the gate before them, which only its own reaches.
 
   Raises:
-    ConfigError: a number below 1; no layer matches, or fewer than there are levels, or layers
+    ValueError: a number below 1; no layer matches, or fewer than there are levels, or layers
       inside `nn.remat` end a level (at `init`).
 
   References:
@@ -137,7 +137,7 @@ class _Levels(experts.Experts):
         if gate is None:
           return y
         if tracers.current_trace() != outside:
-          raise errors.ConfigError(
+          raise ValueError(
             f'ple: {path!r} is rematerialized (nn.remat), and what the gates read cannot leave it: '
             "set the encoder's remat to False, or sharing.ple.levels to 1"
           )
@@ -185,7 +185,7 @@ class _Levels(experts.Experts):
     pattern = _layers.pattern_of(self.encoder, inputs, self.layers, protocol.outputs)
     found = _layers.find(self.encoder, one, inputs, pattern, 'ple.layers', chained=True)
     if len(found) < self.levels:
-      raise errors.ConfigError(
+      raise ValueError(
         f'ple: levels={self.levels}, but layers={self.layers!r} finds {len(found)} in the encoder: '
         f'{", ".join(found)}'
       )

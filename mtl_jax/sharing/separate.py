@@ -9,11 +9,11 @@ from flax import linen as nn
 
 from mtl_jax.gradients import halves
 from mtl_jax.model import Layout, apply_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.tasks import Task
 
 
-def separate(encoder: nn.Module, tasks: Sequence[Task]) -> _by_task.ByTaskModel:
+def separate(encoder: nn.Module, tasks: Sequence[LabelledTask]) -> _by_task.ByTaskModel:
   """One model a task in one program; θ is empty and every parameter a task's own.
 
   Args:

@@ -13,16 +13,17 @@ from flax import traverse_util
 from mtl_jax import options
 from mtl_jax.gradients import halves
 from mtl_jax.heads import pooling
+from mtl_jax.kinds import MISSING, softmax_cross_entropy
 from mtl_jax.model import Layout, apply_module, init_module
+from mtl_jax.protocols import Example, LabelledTask
 from mtl_jax.sharing import _by_task, _layers
 from mtl_jax.sharing.experts import COMMON
-from mtl_jax.tasks import MISSING, Task, softmax_cross_entropy
 
 
 @options.checked
 def shared_private(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   private: bool = True,
   adversarial: options.Amount = 0.05,
@@ -37,7 +38,7 @@ def shared_private(
   D is a softmax over the T tasks of a linear map of the pooled s. It reads s by `reverse`, so that
   it minimizes its cross-entropy, which the shared encoder maximizes. Ω = ‖SᵀPᵢ / B‖²_F, where the B
   rows of S and Pᵢ are the examples' pooled features divided by their norms: from 0 to 1 for
-  any B. Neither term is multiplied by `Task.weight`.
+  any B. Neither term is multiplied by `Task.weight`; a task of weight 0, which is off, has neither.
 
   It is meant for tasks with inputs of their own. Shared inputs are the same for all tasks, so that
   no D can tell them apart and λ has no use.
@@ -57,7 +58,7 @@ def shared_private(
     are those of the tasks alone.
 
   Raises:
-    ConfigError: a λ or γ that is negative or not finite, a malformed expression.
+    ValueError: a λ or γ that is negative or not finite, a malformed expression.
 
   References:
     Liu, Qiu & Huang, Adversarial Multi-task Learning for Text Classification, ACL 2017, eq. 9-13
@@ -159,7 +160,7 @@ class _SharedPrivate(_by_task.ByTaskModel):
     name: str,
     task_params: Any,
     features: Any,
-    example: halves.Example,
+    example: Example,
     key: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The loss, and the number of labels, or of examples where there is none.
@@ -167,7 +168,7 @@ class _SharedPrivate(_by_task.ByTaskModel):
     A task is present with any example that the discriminator or orthogonality learns from.
     """
     loss, count = super().task_loss(name, task_params, features, example, key)
-    if key is None or not {'logits', 'pooled'} & set(features):
+    if key is None or self.task(name).weight == 0 or not {'logits', 'pooled'} & set(features):
       return loss, count
     rows = _rows(example['inputs'], features['states'])  # [B]
     if 'logits' in features:

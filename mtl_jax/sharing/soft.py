@@ -12,14 +12,14 @@ from flax import linen as nn
 from mtl_jax import errors, options, sharding
 from mtl_jax.gradients import halves
 from mtl_jax.model import Layout, apply_module
+from mtl_jax.protocols import LabelledTask
 from mtl_jax.sharing import _by_task, _layers
-from mtl_jax.tasks import Task
 
 
 @options.checked
 def soft(
   encoder: nn.Module,
-  tasks: Sequence[Task],
+  tasks: Sequence[LabelledTask],
   *,
   penalty: str = 'mean',
   strength: options.Amount = 1e-3,
@@ -46,7 +46,7 @@ def soft(
     the model; `model.penalty` is λ·Ω, whose gradient the train step adds to the balanced direction.
 
   Raises:
-    ConfigError: an unknown penalty or start, a negative strength, a malformed expression.
+    ValueError: an unknown penalty or start, a negative strength, a malformed expression.
 
   References:
     Duong et al., Low Resource Dependency Parsing: Cross-lingual Parameter Sharing in a Neural
@@ -55,7 +55,7 @@ def soft(
   """
   for name, value, valid in (('penalty', penalty, PENALTIES), ('start', start, STARTS)):
     if value not in valid:
-      raise errors.ConfigError(f'soft: {name}={value!r}{errors.nearest(value, valid)}')
+      raise ValueError(f'soft: {name}={value!r}{errors.nearest(value, valid)}')
   rules = [*map(_rule, strengths), _rule(f'={strength}')]
   measure = PENALTIES[penalty]
 
@@ -96,11 +96,11 @@ def _rule(text: str) -> tuple[re.Pattern[str], float]:
   try:
     rule = re.compile(pattern), float(value)
   except (re.error, ValueError) as e:
-    raise errors.ConfigError(
+    raise ValueError(
       f"soft.strengths: need 'PATTERN=λ', a regular expression and a number, not {text!r}: {e}"
     ) from None
   if not 0 <= rule[1] < float('inf'):
-    raise errors.ConfigError(f'soft: the strength {text!r} is negative or not finite')
+    raise ValueError(f'soft: the strength {text!r} is negative or not finite')
   return rule
 
 

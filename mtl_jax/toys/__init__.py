@@ -2,8 +2,6 @@
 
 from mtl_jax.toys.problems import (
   PROBLEMS,
-  Problem,
-  Trajectory,
   cagrad_2d,
   distance,
   fonseca,
@@ -14,8 +12,8 @@ from mtl_jax.toys.problems import (
   jd_ewq,
   nash_2d,
   pcgrad_2d,
-  run,
 )
+from mtl_jax.toys.runs import Problem, Trajectory, run
 
 __all__ = [
   'PROBLEMS',

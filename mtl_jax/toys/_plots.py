@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mtl_jax.toys import problems
+from mtl_jax.toys import runs
 
 # Okabe and Ito's palette, told apart by the colour-blind; its yellow is too pale for a line.
 _STARTS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -20,11 +20,11 @@ _PANEL, _MARGIN = 2.0, 0.42  # inches
 _FRACTIONS = (0, 0.5, 1)
 _ROWS_A_TITLE = 6  # so that a column's name is in sight in a long picture
 
-Results = Mapping[tuple[str, str], problems.Trajectory | str]
+Results = Mapping[tuple[str, str], runs.Trajectory | str]
 """(method, problem) -> what the run saw, or why there was none."""
 
 
-def grid(methods: Sequence[str], toys: Sequence[problems.Problem], results: Results) -> bytes:
+def grid(methods: Sequence[str], toys: Sequence[runs.Problem], results: Results) -> bytes:
   """A PNG with a panel for each run: the way through the parameters, or the losses.
 
   Args:
@@ -77,7 +77,7 @@ def grid(methods: Sequence[str], toys: Sequence[problems.Problem], results: Resu
   return buffer.getvalue()
 
 
-def _x_label(problem: problems.Problem) -> str:
+def _x_label(problem: runs.Problem) -> str:
   if problem.box is not None:
     return 'x₁ (upwards: x₂)'
   if problem.pareto_set is not None:
@@ -87,8 +87,8 @@ def _x_label(problem: problems.Problem) -> str:
 
 def _panel(
   axis: Axes,
-  problem: problems.Problem,
-  way: problems.Trajectory | str,
+  problem: runs.Problem,
+  way: runs.Trajectory | str,
   landscape: np.ndarray | None,
 ) -> None:
   axis.tick_params(labelsize=6, length=2, pad=1.5)
@@ -129,7 +129,7 @@ def _draw_ways(axis: Axes, ways: np.ndarray, linewidth: float) -> None:
     axis.plot(*way[-1], '*', color=color, markersize=9, markeredgecolor='black', mew=0.5, zorder=5)
 
 
-def _landscape(problem: problems.Problem) -> np.ndarray:
+def _landscape(problem: runs.Problem) -> np.ndarray:
   """The mean loss on a grid over the box, as ranks in [0, 1], so that valleys of a log show."""
   assert problem.box is not None
   x, y = (np.linspace(*ends, 160, dtype=np.float32) for ends in problem.box)
@@ -140,7 +140,7 @@ def _landscape(problem: problems.Problem) -> np.ndarray:
   return ranks.reshape(len(y), len(x))
 
 
-def _draw_landscape(axis: Axes, problem: problems.Problem, landscape: np.ndarray) -> None:
+def _draw_landscape(axis: Axes, problem: runs.Problem, landscape: np.ndarray) -> None:
   assert problem.box is not None
   assert problem.pareto_set is not None
   (left, right), (low, high) = problem.box

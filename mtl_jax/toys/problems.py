@@ -1,150 +1,20 @@
-"""The published toy problems, and the run of a balancing method on one of them.
+"""The published toy problems.
 
 Losses are as the papers, or where the two differ the papers' code, have them. Nothing here plots.
 """
 
-import dataclasses
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mtl_jax import errors, gradients, optim
+from mtl_jax import errors
+from mtl_jax.toys.runs import Problem
 
 _CLAMP = 5e-6
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Problem:
-  """A toy problem and how its paper runs it.
-
-  Attributes:
-    name: its key in `PROBLEMS`.
-    citation: authors, title, venue and year.
-    losses: `(params, batch) -> losses [T]`.
-    lower: `[T]` lower bounds of the losses. Methods see losses minus these, which are positive, as
-      many of them need; no gradient changes by it.
-    starts: parameters to start from, leaves `[S, ...]`.
-    optimizer: what follows the balancing method.
-    steps: how many.
-    draw: `key -> batch`, for problems with data; the others' batch is None.
-    test: the batch on which losses are recorded.
-    pareto_set: `[N, D]` points of the Pareto set in order, for plots; None where unknown.
-    box: `((low, high), (low, high))`, what a plot shows of the parameters; None: it shows losses.
-    settings: method -> options, as published for this problem where they are not the defaults.
-  """
-
-  name: str
-  citation: str
-  losses: Callable[[Any, Any], jax.Array]
-  lower: tuple[float, ...]
-  starts: Any
-  optimizer: optax.GradientTransformation
-  steps: int
-  draw: Callable[[jax.Array], Any] = lambda key: None
-  test: Any = None
-  pareto_set: np.ndarray | None = None
-  box: tuple[tuple[float, float], tuple[float, float]] | None = None
-  settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-
-  def method(self, name: str, **options: Any) -> optim.Balancer:
-    """The method called `name`, with the options given, else its `settings`, else its defaults.
-
-    The sum over tasks follows a normalizer.
-    """
-    method = optim.get(name, **{**self.settings.get(name, {}), **options})
-    if isinstance(method, optim.Normalizer):
-      return optim.compose(method, optim.sum_tasks())
-    return method
-
-
-class Trajectory(NamedTuple):
-  """What `run` saw: K + 1 records of each of S runs, the first of them at the start.
-
-  Attributes:
-    steps: `[K + 1]`, the steps recorded.
-    losses: `[S, K + 1, T]`, as the problem defines them.
-    points: `[S, K + 1, D]` where the parameters are one vector; None for a network's.
-    state: the balancing method's state at the end, leaves `[S, ...]`.
-  """
-
-  steps: np.ndarray
-  losses: jax.Array
-  points: jax.Array | None
-  state: Any
-
-
-def run(
-  problem: Problem,
-  balance: optim.Balancer,
-  *,
-  steps: int | None = None,
-  records: int = 200,
-  starts: Any = None,
-  seed: int = 0,
-) -> Trajectory:
-  """Runs a method from all starts at once, in one compiled program.
-
-  Args:
-    problem: what to minimize.
-    balance: how: `problem.method(name)`, or any balancer.
-    steps: number of steps; None: the problem's.
-    records: K, how many points of the way are kept, spread evenly; at most one a step.
-    starts: parameters, leaves `[S, ...]`; None: the problem's.
-    seed: of the batches and of methods that draw numbers; each start has its own.
-
-  Example:
-    >>> from mtl_jax import toys
-    >>> problem = toys.get('jd_ewq')
-    >>> way = toys.run(problem, problem.method('pcgrad'), steps=200)
-    >>> bool(abs(way.points[:, -1]).max() < 1e-3)
-    True
-  """
-  steps = problem.steps if steps is None else steps
-  bounds = np.linspace(0, steps, min(records, steps) + 1).round().astype(np.int32)
-  starts = jax.tree.map(jnp.asarray, problem.starts if starts is None else starts)
-  lower = np.asarray(problem.lower, np.float32)
-
-  def step(key, i, carry):
-    params, state, opt_state = carry
-    keys = jax.random.split(jax.random.fold_in(key, i), 3)
-    batch, held_out = problem.draw(keys[0]), problem.draw(keys[1])
-    losses, stacked = gradients.task_gradients(problem.losses, params, batch)
-    direction, state = balance.update(
-      stacked,
-      state,
-      params,
-      losses=losses - lower,
-      key=keys[2],
-      loss_fn=lambda params: problem.losses(params, batch) - lower,
-      validation_fn=lambda params: problem.losses(params, held_out) - lower,
-    )
-    with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
-      updates, opt_state = problem.optimizer.update(direction, opt_state, params)
-      params = optax.apply_updates(params, updates)
-    return params, state, opt_state
-
-  def record(params):
-    points = params if isinstance(params, jax.Array) else None
-    return problem.losses(params, problem.test), points
-
-  def one(params, key):
-    def part(carry, ends):
-      carry = jax.lax.fori_loop(ends[0], ends[1], functools.partial(step, key), carry)
-      return carry, record(carry[0])
-
-    state = balance.init_tasks(params, len(problem.lower))
-    carry = params, state, problem.optimizer.init(params)
-    (_, state, _), rest = jax.lax.scan(part, carry, (bounds[:-1], bounds[1:]))
-    way = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), record(params), rest)
-    return *way, state
-
-  keys = jax.random.split(jax.random.key(seed), jax.tree.leaves(starts)[0].shape[0])
-  return Trajectory(bounds, *jax.jit(jax.vmap(one))(starts, keys))
 
 
 def _two_valleys(x: jax.Array, scale: float) -> jax.Array:
@@ -159,11 +29,11 @@ def _two_valleys(x: jax.Array, scale: float) -> jax.Array:
   return jnp.stack([scale * (c1 * f1 + c2 * g1), c1 * f2 + c2 * g2])
 
 
-def _log_abs(x):
+def _log_abs(x: jax.Array) -> jax.Array:
   return jnp.log(_at_least(jnp.abs(x), _CLAMP))
 
 
-def _at_least(x, low):
+def _at_least(x: jax.Array, low: float) -> jax.Array:
   """max(x, low) with gradient 1 where they are equal, as PyTorch's clamp: half of it in JAX."""
   return jnp.where(x >= low, x, low)
 
@@ -221,7 +91,7 @@ def pcgrad_2d() -> Problem:
   500,000 steps of Adam at 1e-3 from (0.5, -3).
   """
 
-  def losses(x, batch):
+  def losses(x: jax.Array, batch: Any) -> jax.Array:
     bend = jnp.tanh(x[1])
     return jnp.stack([20 * _log_abs(0.5 * x[0] + bend), 25 * _log_abs(0.5 * x[0] - bend + 2)])
 
@@ -248,7 +118,7 @@ def fonseca(size: int = 20) -> Problem:
   """
   middle = np.full(size, 1 / np.sqrt(size), np.float32)
 
-  def losses(x, batch):
+  def losses(x: jax.Array, batch: Any) -> jax.Array:
     return 1 - jnp.exp(-jnp.stack([jnp.sum((x - middle) ** 2), jnp.sum((x + middle) ** 2)]))
 
   return Problem(
@@ -295,17 +165,17 @@ def gradnorm_regression(
   maps = base * rng.normal(size=(1, outputs, inputs))
   maps = (maps + extra * rng.normal(size=(tasks, outputs, inputs))).astype(np.float32)
 
-  def layer(*shape):
+  def layer(*shape: int) -> dict[str, np.ndarray]:
     scale = np.sqrt(2 / shape[-2])  # He's, for ReLU
     return {
       'w': (scale * rng.normal(size=(1, *shape))).astype(np.float32),
       'b': np.zeros((1, *shape[:-2], shape[-1]), np.float32),
     }
 
-  def draw(key, examples=batch_size):
+  def draw(key: jax.Array, examples: int = batch_size) -> jax.Array:
     return jax.random.normal(key, (examples, inputs)) / inputs**0.5
 
-  def losses(params, x):
+  def losses(params: Any, x: jax.Array) -> jax.Array:
     scales = jnp.asarray(sigmas)[:, None, None]
     # [T, B, 100]
     targets = scales * jnp.tanh(jnp.einsum('tyx,bx->tby', maps, x))
@@ -370,7 +240,7 @@ def jd_cqf() -> Problem:
   )  # [T, 2, 2]
   centers = np.array([[1.0, 0.0], [-1.0, 0.0]])
 
-  def losses(x, batch):
+  def losses(x: jax.Array, batch: Any) -> jax.Array:
     away = x[None] - centers.astype(np.float32)
     return jnp.einsum('ti,tij,tj->t', away, forms.astype(np.float32), away)
 
@@ -426,8 +296,8 @@ def get(name: str) -> Problem:
   """The problem called `name`.
 
   Raises:
-    ConfigError: no such problem; the nearest names are listed.
+    ValueError: no such problem; the nearest names are listed.
   """
   if name not in PROBLEMS:
-    raise errors.ConfigError(f'Unknown toy problem {name!r}{errors.nearest(name, PROBLEMS)}')
+    raise ValueError(f'Unknown toy problem {name!r}{errors.nearest(name, PROBLEMS)}')
   return PROBLEMS[name]()

@@ -4,29 +4,18 @@
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from mtl_jax import gradients, sharding
+from mtl_jax import gradients, protocols
 from mtl_jax.optim import _base
-from mtl_jax.train_step import _path, _watch
+from mtl_jax.train_step import _path, _result, _watch
+from mtl_jax.train_step._result import Result
 
 AT = ('parameters', 'representation')
 JACOBIAN = ('auto', 'stacked', 'sequential', 'matrix_free')
-_BALANCE = 2**32 - 1  # apart from what `halves` folds in: twice a task's index, and one more
-
-
-class Result(NamedTuple):
-  """Losses `[T]`, present `[T]`, the gradient of all parameters, the balance's state, metrics."""
-
-  losses: jax.Array
-  present: jax.Array
-  grads: Any
-  balance_state: Any
-  metrics: dict[str, jax.Array]
 
 
 def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Result]:
@@ -36,11 +25,12 @@ def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Resu
     ValueError: an unknown option, or one that the method cannot follow.
   """
   check(balance, options.at, options.jacobian)
-  weighting: Any = getattr(balance, 'weighting', None)
-  needs = getattr(balance, 'needs', 'jacobian')
+  weighting = protocols.weighting_of(balance)
+  needs = protocols.needs_of(balance)
   if needs == 'functions':
     return _Functions(model, balance, options)
   if needs == 'losses':
+    assert weighting is not None
     return _Losses(model, weighting, options)
   if options.at == 'representation':
     return _Representation(model, balance, options)
@@ -54,8 +44,8 @@ def check(balance: Any, at: str, jacobian: str) -> None:
   for name, value, valid in (('at', at, AT), ('jacobian', jacobian, JACOBIAN)):
     if value not in valid:
       raise ValueError(f'{name}={value!r} is none of {", ".join(valid)}.')
-  weighting = getattr(balance, 'weighting', None)
-  needs = getattr(balance, 'needs', 'jacobian')
+  weighting = protocols.weighting_of(balance)
+  needs = protocols.needs_of(balance)
   if jacobian == 'matrix_free' and weighting is None:
     raise ValueError(f"jacobian='matrix_free' cannot serve a method that needs {needs!r}.")
   if at == 'representation' and jacobian != 'auto':
@@ -94,7 +84,7 @@ class _Losses:
       lambda params: _path.losses_of(self._model, params, batch, key), params, has_aux=True
     )
     weights, balance_state = _base.weigh(
-      self._weighting, balance_state, losses=losses, present=present, key=_balance_key(key)
+      self._weighting, balance_state, losses=losses, present=present, key=_result.balance_key(key)
     )
     (grads,) = pull(weights)
     finite = _watch.finite_sum(self._model, losses, grads)
@@ -120,11 +110,12 @@ class _Gramian:
 
   def _held(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
     assert self._weighting.held is not None
-    _, weights, balance_state = self._weighting.held(balance_state)
+    _, weights, new_state = self._weighting.held(balance_state)
     jacobian = gradients.linearize(self._model, params, batch, key)
     usable = jacobian.present & jnp.isfinite(jacobian.losses)
     weights = jnp.where(usable, weights, 0.0)
-    result = _pulled(self._model, params, jacobian, weights, balance_state)
+    shared, weights = _base.bounded(self._weighting, balance_state, jacobian.pull(weights), weights)
+    result = _result.pulled(self._model, params, jacobian, shared, weights, new_state)
     tasks = weights.shape[0]
     unknown = {
       'gradient_norm': jnp.full(tasks, jnp.nan, jnp.float32),
@@ -136,7 +127,7 @@ class _Gramian:
 
   def _whole(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
     options, count = self._options, self._weighting.batches
-    parts = [batch] if count == 1 else [_part(batch, k, count) for k in range(count)]
+    parts = [batch] if count == 1 else [_result.part_of(batch, k, count) for k in range(count)]
     keys = [key] if count == 1 else jax.random.split(key, count)
     shared = _path.shared_of(params)
     tasks = _path.tasks_in(self._model, params, batch)
@@ -169,14 +160,17 @@ class _Gramian:
       def combine(weights: jax.Array) -> Any:
         return gradients.combine(weights, rows[-1])
 
-    weights, balance_state = _base.weigh(
+    weights, new_state = _base.weigh(
       self._weighting,
       balance_state,
       present=present,
       losses=losses,
       gramian=gram,
-      key=_balance_key(key),
+      key=_result.balance_key(key),
       **extra,
+    )
+    direction, weights = _base.bounded(
+      self._weighting, balance_state, combine(weights), weights, norms
     )
     tasks = last.tasks
     if count > 1 and tasks is not None:  # the tasks' own parameters see the whole batch
@@ -185,16 +179,15 @@ class _Gramian:
     if options.monitor:
       metrics |= _watch.monitored(norms, _base.dot(norms, weights), present)
     metrics['finite'] = _watch.finite(self._model, losses, metrics['gradient_norm'], tasks)
-    grads = _join(params, combine(weights), tasks)
-    return Result(losses, present, grads, balance_state, metrics)
+    grads = _result.join(params, direction, tasks)
+    return Result(losses, present, grads, new_state, metrics)
 
 
 class _Stacked:
   """The stacked gradients, to a method that looks inside them."""
 
   def __init__(self, model: Any, balance: Any, options: _path.Options) -> None:
-    self._model, self._options = model, options
-    self._transform = optax.with_extra_args_support(balance)
+    self._model, self._balance, self._options = model, balance, options
     self._logged: set[str] = set()
 
   def __call__(
@@ -208,22 +201,23 @@ class _Stacked:
     jacobian = gradients.linearize(self._model, params, batch, key, stacked=True)
     rows = jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
     direction = rows
+    weights: dict[str, jax.Array] = {}
     if jax.tree.leaves(shared):  # else there is nothing to balance
-      direction, balance_state = self._transform.update(
+      direction, balance_state, weights = _result.update(
+        self._balance,
         rows,
         balance_state,
         shared,
         losses=jacobian.losses,
         present=jacobian.present,
-        key=_balance_key(key),
+        key=_result.balance_key(key),
       )
-    _check_direction(direction, shared)
-    metrics = _watch.of_rows(rows, direction, jacobian, options)
-    metrics |= _watch.weights_in(balance_state)
+    _result.check_direction(direction, shared)
+    metrics = _watch.of_rows(rows, direction, jacobian, options) | weights
     metrics['finite'] = _watch.finite(
       self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
     )
-    grads = _join(params, direction, jacobian.tasks)
+    grads = _result.join(params, direction, jacobian.tasks)
     return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
 
 
@@ -243,8 +237,12 @@ class _Representation:
     features = jacobian.representation
     assert features is not None
     tasks, places = jacobian.losses.shape[0], jnp.array(features.places)
-    known = {'losses': jacobian.losses, 'present': jacobian.present, 'key': _balance_key(key)}
-    if getattr(self._balance, 'weighting', None) is None:
+    known = {
+      'losses': jacobian.losses,
+      'present': jacobian.present,
+      'key': _result.balance_key(key),
+    }
+    if protocols.weighting_of(self._balance) is None:
       return self._inside(params, balance_state, jacobian, known)
     if features.shared:
       gram = gradients.gramian(features.rows, sharded=self._options.sharded)
@@ -252,14 +250,15 @@ class _Representation:
     else:  # each task has features of its own: their gradients share no coordinate
       gram = jnp.diag(jnp.zeros(tasks, jnp.float32).at[places].set(features.rows))
     weighting = self._balance.weighting
-    weights, balance_state = _base.weigh(weighting, balance_state, gramian=gram, **known)
+    weights, new_state = _base.weigh(weighting, balance_state, gramian=gram, **known)
+    direction, weights = _base.bounded(weighting, balance_state, jacobian.pull(weights), weights)
     own = jacobian.tasks
     metrics = _watch.of_gramian(gram) | {'weight': weights}
     if self._options.monitor:
       metrics |= _watch.monitored(gram, _base.dot(gram, weights), jacobian.present)
     metrics['finite'] = _watch.finite(self._model, jacobian.losses, metrics['gradient_norm'], own)
-    grads = _join(params, jacobian.pull(weights), own)
-    return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+    grads = _result.join(params, direction, own)
+    return Result(jacobian.losses, jacobian.present, grads, new_state, metrics)
 
   def _inside(
     self, params: Any, balance_state: Any, jacobian: gradients.Jacobian, known: dict[str, Any]
@@ -277,20 +276,18 @@ class _Representation:
       features.rows,
     )
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
-    fresh = jax.eval_shape(lambda: init_balance(self._balance, like, tasks))
+    fresh = jax.eval_shape(lambda: protocols.first_state_of(self._balance, like, tasks))
     if jax.tree.map(jnp.shape, fresh) != jax.tree.map(jnp.shape, balance_state):
       raise ValueError(
         "at='representation': this method keeps state of the parameters' shapes, so it works "
         "at='parameters' only."
       )
-    transform = optax.with_extra_args_support(self._balance)
-    cotangent, balance_state = transform.update(rows, balance_state, **known)
-    metrics = _watch.of_rows(rows, cotangent, jacobian, self._options)
-    metrics |= _watch.weights_in(balance_state)
+    cotangent, balance_state, weights = _result.update(self._balance, rows, balance_state, **known)
+    metrics = _watch.of_rows(rows, cotangent, jacobian, self._options) | weights
     metrics['finite'] = _watch.finite(
       self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
     )
-    grads = _join(params, features.pull(cotangent), jacobian.tasks)
+    grads = _result.join(params, features.pull(cotangent), jacobian.tasks)
     return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
 
 
@@ -308,20 +305,20 @@ class _Functions:
     # Validation is without dropout where the model lets us say so.
     held_key = None if gradients.has_two_halves(model) else key
     if validation is None:
-      batch, validation = _part(batch, 0, 2), _part(batch, 1, 2)
+      batch, validation = _result.part_of(batch, 0, 2), _result.part_of(batch, 1, 2)
     losses, present = _path.losses_of(model, params, batch, key)
-    grads, balance_state = self._balance.update(
+    grads, balance_state, metrics = _result.update(
+      self._balance,
       None,
       balance_state,
       params,
       losses=losses,
       present=present,
-      key=_balance_key(key),
+      key=_result.balance_key(key),
       loss_fn=lambda p: _path.losses_of(model, p, batch, key)[0],
       validation_fn=lambda p: _path.losses_of(model, p, validation, held_key)[0],
     )
-    _check_direction(grads, params)
-    metrics = _watch.weights_in(balance_state)
+    _result.check_direction(grads, params)
     if self._options.monitor:
       metrics |= _watch.of_model(model, params, batch, key, grads, self._options, self._logged)
     metrics['finite'] = _watch.finite_sum(model, losses, grads)
@@ -345,56 +342,6 @@ def _one_backward(
     present=jacobian.present,
     losses=jacobian.losses,
     gramian=jnp.zeros((tasks, tasks), jnp.float32),
-    key=_balance_key(key),
+    key=_result.balance_key(key),
   )
-  return _pulled(model, params, jacobian, weights, balance_state)
-
-
-def _pulled(
-  model: Any, params: Any, jacobian: gradients.Jacobian, weights: jax.Array, balance_state: Any
-) -> Result:
-  grads = _join(params, jacobian.pull(weights), jacobian.tasks)
-  metrics = {'weight': weights, 'finite': _watch.finite_sum(model, jacobian.losses, grads)}
-  return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
-
-
-def init_balance(balance: Any, params: Any, tasks: int | None) -> Any:
-  """The first state of a balancing method or any other optax transformation."""
-  return (
-    balance.init_tasks(params, tasks) if hasattr(balance, 'init_tasks') else balance.init(params)
-  )
-
-
-def _part(batch: Any, index: int, count: int) -> Any:
-  """Every count-th example from `index` on: one of `count` independent batches."""
-
-  def part(leaf: Any) -> Any:
-    if jnp.ndim(leaf) < 1 or leaf.shape[0] < count:
-      raise ValueError(
-        f'This method splits a batch into {count} independent ones, but an array of the batch has '
-        f'the shape {jnp.shape(leaf)}.'
-      )
-    return leaf[index::count]
-
-  return jax.tree.map(part, batch)
-
-
-def _balance_key(key: jax.Array) -> jax.Array:
-  return jax.random.fold_in(key, _BALANCE)
-
-
-def _join(params: Any, shared: Any, tasks: Any) -> Any:
-  return {'shared': shared, 'tasks': tasks} if gradients.is_split(params) else shared
-
-
-def _check_direction(direction: Any, params: Any) -> None:
-  """Refuses a balance that leaves the task axis, or is no balance at all."""
-
-  def check(path: tuple[Any, ...], leaf: Any, param: Any) -> None:
-    if jnp.shape(leaf) != jnp.shape(param):
-      raise ValueError(
-        f'balance gave {sharding.path_of(path)!r} the shape {jnp.shape(leaf)} for parameters of '
-        f'shape {jnp.shape(param)}: the chain must end with a balancer such as pcgrad().'
-      )
-
-  jax.tree_util.tree_map_with_path(check, direction, params)
+  return _result.pulled(model, params, jacobian, jacobian.pull(weights), weights, balance_state)

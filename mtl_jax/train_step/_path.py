@@ -1,7 +1,9 @@
 """The way to the tasks' gradients: all at once, one after the other, or never held."""
 
+import inspect
 import logging
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -45,10 +47,21 @@ def tasks_in(model: Any, params: Any = None, batch: Any = None) -> int | None:
     return len(model)
   if batch is None:
     return None
+  args = (params, batch) if _takes(model, 2) else (params, batch, jax.random.key(0))
+  return jax.eval_shape(model, *args).shape[0]
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+  """Whether it can be called with so many arguments; a guess of yes where it does not tell."""
   try:
-    return jax.eval_shape(model, params, batch).shape[0]
-  except TypeError:  # it takes a key too
-    return jax.eval_shape(model, params, batch, jax.random.key(0)).shape[0]
+    signature = inspect.signature(function)
+  except (TypeError, ValueError):
+    return True
+  try:
+    signature.bind(*range(count))
+  except TypeError:
+    return False
+  return True
 
 
 def shared_of(tree: Any) -> Any:

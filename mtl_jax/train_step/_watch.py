@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import gradients
+from mtl_jax import gradients, protocols
 from mtl_jax.train_step import _path
 
 
@@ -62,12 +62,6 @@ def monitored(gram: jax.Array, along: jax.Array, present: jax.Array) -> dict[str
   return {'conflict': conflict, 'improved': improved}
 
 
-def weights_in(state: Any) -> dict[str, jax.Array]:
-  """The task weights that a method keeps in its state, for the metrics."""
-  weights = getattr(state, 'weights', None)
-  return {} if weights is None or jnp.ndim(weights) != 1 else {'weight': weights}
-
-
 def finite(model: Any, losses: jax.Array, norms: jax.Array, tasks: Any) -> jax.Array:
   """`[T]` bool: loss, shared gradient and own gradient of each task."""
   known = jnp.isfinite(losses) & jnp.isfinite(norms)
@@ -92,5 +86,5 @@ def _finite_heads(model: Any, tasks: Any, count: int) -> jax.Array:
 
 def _names(model: Any, tasks: Any, count: int) -> Sequence[str] | None:
   """The tasks' names in order, where they are the keys of `tasks`; else None."""
-  names = getattr(model, 'task_names', None) or (list(model) if hasattr(model, 'keys') else [])
+  names = protocols.task_names_of(model)
   return names if len(names) == count and set(names) == set(tasks) else None

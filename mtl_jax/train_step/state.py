@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mtl_jax import gradients, sharding
-from mtl_jax.train_step import _direction, _path
+from mtl_jax import gradients, protocols, sharding
+from mtl_jax.train_step import _path
 
 
 @flax.struct.dataclass
@@ -60,7 +60,7 @@ def init_train_state(
   Raises:
     ValueError: neither parameters nor a model with `init` and a batch.
   """
-  if params is None and (batch is None or not hasattr(model, 'init')):
+  if params is None and (batch is None or not protocols.initializes(model)):
     raise ValueError('init_train_state needs params=, or a model with init and a batch.')
   init_key, train_key = jax.random.split(key)
 
@@ -88,5 +88,5 @@ def _init_balance(balance: Any, model: Any, params: Any, batch: Any) -> Any:
   split = gradients.is_split(params)
   owner = params['shared'] if split else params
   tasks = _path.tasks_in(model, params, batch)
-  whole = getattr(balance, 'needs', '') == 'functions'
-  return _direction.init_balance(balance, params if whole else owner, tasks)
+  whole = protocols.needs_of(balance) == 'functions'
+  return protocols.first_state_of(balance, params if whole else owner, tasks)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mtl_jax import sharding
+from mtl_jax import protocols, sharding
 from mtl_jax.train_step import _direction, _path
 from mtl_jax.train_step.state import TrainState
 
@@ -63,9 +63,10 @@ def make_train_step(
       'sequential': the same, one backward after the other, for less memory on the way (with own
       inputs all gradients take one backward, and this is 'stacked');
       'matrix_free': G from T products J(Jᵀeᵢ), and one more Jᵀw: no copies of θ, at about twice
-      the time; for methods with weights, and models without `jax.custom_vjp`. 'auto': stacked as
-      long as this takes a quarter of the device's memory or less. The choice and its memory go to
-      the log 'mtl_jax', once.
+      the time; for methods with weights, and models without `jax.custom_vjp`; as exact as the
+      model's own products, which on a GPU are TF32 unless `jax.default_matmul_precision` says
+      otherwise. 'auto': stacked as long as this takes a quarter of the device's memory or less. The
+      choice and its memory go to the log 'mtl_jax', once.
     tasks_at_once: see `task_gradients`.
     unit_task_weights: with methods on losses too, task-specific parameters get their loss's plain
       gradient.
@@ -78,11 +79,13 @@ def make_train_step(
   Returns:
     `step(state, batch, validation=None) -> (state, metrics)`; `validation` is a batch for methods
     that need functions: without it every second example of `batch` is held out. Metrics: 'loss'
-    `[T]`, 'weight' `[T]` (how much of each gradient is in the direction; for a method without
-    weights, none), 'present' `[T]` bool, 'finite' `[T]` bool (loss and gradient), 'update_norm'
-    `[]` (of the parameters' change), 'penalty' `[]` (where the model has one: its gradient joins
-    the direction, unbalanced), and where the method needs the gradients, 'gradient_norm'
-    `[T]` and, where it needs G, 'cosine' `[T, T]` (NaN in a step that had no use for G).
+    `[T]` (NaN for an absent task, which has none: 0 would read as solved), 'weight' `[T]` (how much
+    of each gradient is in the direction, 0 for an absent task; for a method without weights, none),
+    'present' `[T]` bool (a task without a label in the batch is absent, and so is one whose
+    `Task.weight` is 0), 'finite' `[T]` bool (loss and gradient), 'update_norm' `[]` (of the
+    parameters' change), 'penalty' `[]` (where the model has one: its gradient joins the direction,
+    unbalanced), and where the method needs the gradients, 'gradient_norm' `[T]` and, where it needs
+    G, 'cosine' `[T, T]` (NaN in a step that had no use for G).
 
   Raises:
     ValueError: an option that does not exist, or that the method or the model cannot follow.
@@ -93,14 +96,16 @@ def make_train_step(
     at, jacobian, tasks_at_once, unit_task_weights, monitor, devices, mesh is not None
   )
   direction = _direction.make(model, balance, ways)
-  changes = getattr(model, 'at', None)
-  follow = getattr(getattr(balance, 'weighting', None), 'follow', None)
-  penalty = getattr(model, 'penalty', None)
+  weighting = protocols.weighting_of(balance)
+  follow = None if weighting is None else weighting.follow
+  penalty = protocols.penalty_of(model)
 
   def step(state: TrainState, batch: Any, validation: Any = None) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
-    here = changes(state.step) if changes else model
-    towards = _direction.make(here, balance, ways) if changes else direction
+    here, towards = model, direction
+    if protocols.changes(model):
+      here = model.at(state.step)
+      towards = _direction.make(here, balance, ways)
     losses, present, grads, balance_state, metrics = towards(
       state.params, state.balance_state, batch, validation, key
     )
@@ -116,7 +121,10 @@ def make_train_step(
       new_losses, _ = _path.losses_of(here, params, batch, key)
       seen = present & jnp.isfinite(losses) & jnp.isfinite(new_losses)
       balance_state = follow(balance_state, losses=losses, new_losses=new_losses, present=seen)
-    metrics |= {'loss': losses, 'present': present, 'update_norm': optax.tree.norm(updates)}
+    metrics |= {'loss': jnp.where(present, losses, jnp.nan), 'present': present}
+    metrics['update_norm'] = optax.tree.norm(updates)
+    if 'weight' in metrics:
+      metrics['weight'] = jnp.where(present, metrics['weight'], 0.0)
     new = TrainState(state.step + 1, params, opt_state, balance_state, state.key)
     if mesh is not None:
       new = jax.lax.with_sharding_constraint(new, sharding.partition(new, mesh, rules))
@@ -138,7 +146,7 @@ def make_eval_step(model: Any, *, jit: bool = True) -> Callable[[Any, Any], dict
   """
 
   def evaluate(params: Any, batch: Any) -> dict[str, Any]:
-    if hasattr(model, 'evaluate'):
+    if protocols.evaluates(model):
       return model.evaluate(params, batch)
     return {'loss': _path.losses_of(model, params, batch, None)[0]}
 

@@ -244,6 +244,8 @@ def test_errors():
     data({'mixing': 'al'})
   with pytest.raises(errors.ConfigError, match='temperature: need more than 0'):
     data({'temperature': 0.0})
+  with pytest.raises(errors.ConfigError, match=r'temperature: 1e-300 is too low for tasks of 60'):
+    data({'mixing': 'one', 'temperature': 1e-300})
   with pytest.raises(errors.DataError, match="split 'validation', task 'short': it is empty"):
     data(examples=EXAMPLES | {'validation': make({'long': 3, 'pairs': 3}, 4)})
   single = {'a': specs.TaskSpec('classification', 'label', ('accuracy',))}

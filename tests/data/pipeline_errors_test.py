@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 from mtl_jax import errors
 from mtl_jax.data import pipeline, specs
+from mtl_jax.plain import is_int
 
 WORDS = specs.InputSpec('words', 'words', 'words')
 TEXT = specs.InputSpec('form', 'text', 'characters')
@@ -86,12 +89,59 @@ def test_empty_split(split):
     ({'buckets': 0}, 'buckets: need an integer from 1'),
     ({'max_length': -1}, 'max_length: need an integer from 0'),
     ({'vocab_size': 2.5}, 'vocab_size: need an integer'),
-    ({'bucket_lengths': (0, 9)}, 'bucket_lengths: need integers from 1'),
+    ({'bucket_lengths': (0, 9)}, 'bucket_lengths: need an integer from 1 to 2147483647, not 0'),
+    ({'bucket_lengths': (9, 2**40)}, f'bucket_lengths: .* to 2147483647, not {2**40}'),
+    ({'bucket_lengths': (2**28,)}, 'a batch of 8 examples, 268435456 tokens each, does not fit'),
   ],
 )
 def test_bad_options(config, match):
   with pytest.raises(errors.ConfigError, match=match):
     data(config)
+
+
+SIZES = [key for key, value in pipeline.DEFAULTS.items() if is_int(value)]
+
+
+@pytest.mark.parametrize('key', SIZES)
+@pytest.mark.parametrize('value', [2**31, 2**64, -(2**64)])
+def test_sizes_that_cannot_be(key, value):
+  with pytest.raises(errors.ConfigError, match=f'^{key}: need an integer from . to 2147483647'):
+    data({key: value})
+
+
+@pytest.mark.parametrize('key', [key for key in SIZES if key != 'label_min_count'])
+def test_the_largest_sizes_are_no_bound(key):
+  """Nothing makes room for what is asked for and never comes."""
+  largest = 2**31 - 1
+  kind = {'pieces': 'bpe'} if 'pieces' in key else {'tokenizer': 'wordpiece'}
+  given, usual = data(kind | {key: largest}), data(kind)
+  assert given.num_examples == usual.num_examples
+  for tokenizer in ('tokenizer', 'pieces'):
+    made, other = (getattr(d.vocabularies, tokenizer) for d in (given, usual))
+    if key == 'min_count':
+      assert not made or made.size <= other.size
+    else:
+      assert (made and made.backend.to_str()) == (other and other.backend.to_str())
+
+
+@pytest.mark.parametrize(('pair', 'around'), [('', 2), ('intent', 3)])
+def test_a_max_length_without_room_for_words(pair, around, tmp_path):
+  backend = tokenizers.Tokenizer(
+    models.WordLevel({'[UNK]': 0, '[CLS]': 1, '[SEP]': 2}, unk_token='[UNK]')
+  )
+  backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  backend.post_processor = processors.BertProcessing(('[SEP]', 2), ('[CLS]', 1))
+  backend.save(str(tmp_path / 'tokenizer.json'))
+  given = specs.InputSpec('form', 'text', 'words', pair=pair)
+  examples = {'train': [EXAMPLE | {'form': 'play it'}] * 8}
+  options = {'tokenizer': str(tmp_path / 'tokenizer.json'), 'max_length': around}
+  tasks = {'topics': TASKS['topics']}
+  with pytest.raises(errors.ConfigError, match=f'puts {around} tokens around each text'):
+    pipeline.from_examples(examples, given, tasks, options, 8, 0)
+  options['max_length'] += 1
+  assert pipeline.from_examples(examples, given, tasks, options, 8, 0).bucket_lengths == (
+    around + 1,
+  )
 
 
 def test_other_bad_arguments():

@@ -106,6 +106,36 @@ def test_evaluation_rows_are_the_examples():
   assert len(list(loaded.evaluation('train', 16))) == len(loaded.evaluation('train', 16)) == 4
 
 
+def test_an_evaluation_batch_is_no_larger_than_its_examples():
+  """Two processes and four devices share the batches of 8 and of 10**9."""
+  small, large = data().evaluation('validation', 8), data().evaluation('validation', 10**9)
+  (whole,) = large
+  assert len(large) == 1
+  assert whole.count == 11
+  assert len(whole.batch['inputs']['tokens']) == 16
+  rows = np.concatenate([item.indices for item in small])
+  np.testing.assert_array_equal(whole.indices, rows)
+  for task in ('intent', 'topics', 'score'):
+    targets = [item.batch['targets'][task][: item.count] for item in small]
+    np.testing.assert_array_equal(whole.batch['targets'][task][:11], np.concatenate(targets))
+  parts = [
+    next(iter(data(process_index=i, process_count=2).evaluation('validation', 10**9)))
+    for i in range(2)
+  ]
+  equal(
+    {
+      part: {
+        name: np.concatenate([item.batch[part][name] for item in parts])
+        for name in whole.batch[part]
+      }
+      for part in whole.batch
+    },
+    whole.batch,
+  )
+  assert [len(item.batch['mask']['intent']) for item in data().evaluation('train', 40)] == [40, 40]
+  assert [len(item.batch['mask']['intent']) for item in data().evaluation('train', 64)] == [56]
+
+
 def test_dtypes_and_sizes():
   loaded = data()
   batch = loaded.example_batch()

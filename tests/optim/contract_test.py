@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from optax.experimental import aggregating
 
-from mtl_jax import errors, gradients, optim, sharding
+from mtl_jax import gradients, optim, sharding
 from mtl_jax.optim import _base
 
 T = 3
@@ -219,13 +219,14 @@ def test_one_task_is_the_plain_gradient(name):
 def test_weighting_is_the_transformation(name):
   tx = optim.get(name, **CASES[name])
   grads = stacked()
+  state = tx.weighting.init(T)
   weights, _ = tx.weighting.update(
-    tx.weighting.init(T),
-    losses=LOSSES,
-    gramian=gradients.gramian(grads),
-    present=jnp.ones(T, bool),
+    state, losses=LOSSES, gramian=gradients.gramian(grads), present=jnp.ones(T, bool)
   )
-  close(gradients.combine(weights, grads), tx.update(grads, tx.init(PARAMS), losses=LOSSES)[0])
+  direction = gradients.combine(weights, grads)
+  direction, weights = _base.bounded(tx.weighting, state, direction, weights)
+  close(direction, tx.update(grads, tx.init(PARAMS), losses=LOSSES)[0])
+  close(direction, gradients.combine(weights, grads))
 
 
 @pytest.mark.parametrize('balancer', ONE_BATCH)
@@ -289,7 +290,7 @@ def test_on_shared_leaves_tasks_alone():
 
 
 def test_unknown_name_lists_the_nearest():
-  with pytest.raises(errors.ConfigError, match="did you mean 'pcgrad'"):
+  with pytest.raises(ValueError, match="did you mean 'pcgrad'"):
     optim.get('pc_grad')
 
 
@@ -377,3 +378,29 @@ def test_inject_hyperparams_reaches_every_rate(name):
     direction, _ = update(stacked(), state)
   plain = optim.get(name, **CASES[name])
   close(direction, plain.update(stacked(), plain.init(PARAMS), PARAMS, **given(stacked()))[0])
+
+
+def test_what_counts_as_zero_and_as_infinite():
+  """By the squares of float32, of which a CPU has no denormals: √1.18e-38 and √3.4e38."""
+
+  def update(state, *, gramian, **extra_args):
+    return jnp.where(jnp.diagonal(gramian) > 0, 2.0, 1.0), state
+
+  weighting = _base.Weighting(lambda tasks: (), update, 'gramian')
+
+  @jax.jit
+  def seen(size):  # 0: left out, 1: zero, 2: neither
+    rows = jnp.stack([jnp.array([size, 0.0]), jnp.array([size / 2, size / 2]), jnp.ones(2)])
+    known = {'present': jnp.ones(3, bool), 'gramian': gradients.gramian(rows)}
+    return _base.weigh(weighting, (), **known)[0]
+
+  zero, infinite = (
+    float(f(np.finfo(np.float32))) ** 0.5 for f in (lambda i: i.tiny, lambda i: i.max)
+  )
+  np.testing.assert_allclose([zero, infinite], [1.08e-19, 1.84e19], rtol=5e-3)
+  np.testing.assert_array_equal(seen(1.01 * zero), [2, 1, 2])  # halves are below
+  np.testing.assert_array_equal(seen(2.02 * zero), [2, 2, 2])
+  np.testing.assert_array_equal(seen(0.99 * zero), [1, 1, 2])
+  np.testing.assert_array_equal(seen(1e-22), [1, 1, 2])
+  np.testing.assert_array_equal(seen(0.99 * infinite), [2, 2, 2])
+  np.testing.assert_array_equal(seen(1.01 * infinite), [0, 2, 2])

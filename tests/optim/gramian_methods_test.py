@@ -315,6 +315,40 @@ def test_projection_to_the_simplex_of_those_present(point, present):
   np.testing.assert_allclose(actual, expected, atol=1e-9)
 
 
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+def test_projection_to_the_simplex_at_any_scale(dtype):
+  """From 1e-30 to 1e37, with gaps far above and below 1; float32 has 6e-8 of the gaps below 1."""
+  rng, present = np.random.default_rng(0), np.array([True, True, False, True, True])
+  project = jax.jit(project_to_simplex)
+  for scale in 10.0 ** np.arange(-30, 38):
+    for offset in (0.0, 1.0, -1.0):
+      for points in (rng.normal(size=5) + offset, offset + rng.normal(size=5) / scale):
+        point = (scale * points).astype(dtype)
+        with jax.enable_x64(dtype == np.float64):
+          actual = np.asarray(project(jnp.asarray(point), jnp.asarray(present)))
+        assert actual.dtype == dtype
+        expected = np.zeros(5)
+        expected[present] = oracles.project_to_simplex_exactly(point[present])
+        np.testing.assert_allclose(actual, expected, atol=2e-7 if dtype == np.float32 else 1e-15)
+
+
+@pytest.mark.parametrize('exponent', [-12, -3, 0, 4, 6, 9, 10, 12, 15, 18])
+def test_modo_and_moco_on_the_simplex_at_any_scale_of_the_gradients(exponent):
+  """Against the projection in fractions; at the ends γG is far below and far above 1."""
+  rows = (10.0**exponent * np.array([[1.0, 0.0], [0.3, 1.1]])).astype(np.float32)
+  exact = rows.astype(np.float64)
+  tx = optim.modo(num_tasks=2, gamma=0.1, rho=0.0)
+  _, state = tx.update(jnp.asarray(rows), tx.init({}))
+  expected = oracles.project_to_simplex_exactly(0.5 - 0.1 * exact @ exact.T @ [0.5, 0.5])
+  np.testing.assert_allclose(state.weights, expected, atol=1e-6)
+  if exponent >= 4:
+    np.testing.assert_array_equal(state.weights, [1.0, 0.0])
+  tx = optim.moco(num_tasks=2, beta=1.0, gamma=0.1, normalize=False, projection='simplex')
+  direction, state = tx.update(jnp.asarray(rows), tx.init(jnp.zeros(2)))
+  np.testing.assert_allclose(state.weights, expected, atol=1e-6)
+  np.testing.assert_allclose(direction, expected @ exact, rtol=1e-5)
+
+
 STATELESS = {
   'imtl_g': optim.imtl_g,
   'config': optim.config,

@@ -1,5 +1,7 @@
 """The methods that need losses only, each against its oracle in float64 NumPy."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -404,3 +406,45 @@ def test_inject_hyperparams(name, options, static):
       weighted, state = jax.jit(tx.update)(jnp.eye(3), state, losses=losses**scale)
       weights, expected = plain.update(jnp.eye(3), expected, losses=losses**scale)
   np.testing.assert_allclose(weighted, weights, rtol=1e-5)
+
+
+PREFERRED = [
+  name
+  for name, method in optim.METHODS.items()
+  if 'preference' in inspect.signature(method).parameters
+]
+
+
+def test_who_has_a_preference():
+  assert len(PREFERRED) == 10
+
+
+@pytest.mark.parametrize('name', PREFERRED)
+def test_a_preference_is_positive(name):
+  """At once, and as anything that holds numbers; a traced one cannot be checked."""
+  for wrong in ([-1, 1, 1], [0, 0, 0], (0.0, 1.0, 1.0), np.array([1.0, -1e-9]), jnp.array([-1.0])):
+    with pytest.raises(ValueError, match=rf'^{name}: preference must be positive for every task'):
+      optim.get(name, preference=wrong)
+  for wrong in ([1.0, np.nan], [np.inf, 1.0], [[1.0, 2.0]], 3.0):
+    with pytest.raises(ValueError, match=rf'^{name}: preference must be one finite number a task'):
+      optim.get(name, preference=wrong)
+  optim.get(name, preference=[1e-3, 1])
+  jax.eval_shape(lambda p: optim.get(name, preference=p) and p, jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+  ('name', 'wrong', 'message'),
+  [
+    ('auto_lambda', {'primary': [0, 0]}, 'primary must be 0 or more for every task, and not 0'),
+    ('auto_lambda', {'primary': [1, -1]}, 'primary must be 0 or more for every task'),
+    ('static', {'weights': [1.0, np.nan]}, 'weights must be one finite number a task'),
+    ('famo', {'min_losses': [-np.inf, 0.0]}, 'min_losses must be one finite number a task'),
+    ('stch', {'reference': [np.nan, 0.0]}, 'reference must be one finite number a task'),
+    ('pbi', {'reference': [[0.0, 0.0]]}, 'reference must be one finite number a task'),
+  ],
+)
+def test_other_options_with_a_number_a_task(name, wrong, message):
+  with pytest.raises(ValueError, match=f'^{name}: {message}'):
+    optim.get(name, **wrong)
+  optim.auto_lambda(primary=[1, 0])
+  optim.static([-1.0, 0.0])

@@ -1,5 +1,7 @@
 """The methods on the Gramian in float64 NumPy, on the gradients themselves."""
 
+import fractions
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -157,6 +159,19 @@ def project_to_simplex(point: np.ndarray) -> np.ndarray:
 
   shift = scipy.optimize.brentq(excess, point.min() - 1, point.max(), xtol=1e-15)
   return np.maximum(point - shift, 0)
+
+
+def project_to_simplex_exactly(point: np.ndarray) -> np.ndarray:
+  """The one support that meets the conditions of optimality, in fractions: exact at any scale."""
+  values = [fractions.Fraction(float(x)) for x in point]
+  for support in itertools.product([False, True], repeat=len(values)):
+    inside = [x for x, here in zip(values, support, strict=True) if here]
+    if not inside:
+      continue
+    shift = (sum(inside) - 1) / len(inside)
+    if all((x > shift) == here for x, here in zip(values, support, strict=True)):
+      return np.array([float(max(x - shift, 0)) for x in values])
+  raise AssertionError('a projection exists')
 
 
 class SDMGrad:

@@ -132,12 +132,9 @@ def pcgrad(rows: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, dict[str, 
   return oracles.pcgrad(rows, ORDERS), {}
 
 
-def nash(max_norm: float) -> Step:
-  def step(rows, losses):
-    direction = oracles_solvers.fair(rows) @ rows
-    return direction * min(1.0, max_norm / np.linalg.norm(direction)), {}
-
-  return step
+def nash(rows: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+  """Without a clip."""
+  return oracles_solvers.fair(rows) @ rows, {}
 
 
 def weights_of(direction: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -149,8 +146,8 @@ def inside(numbers: dict[str, Any]) -> dict[str, Any]:
   return {f'inner.{path}': value for path, value in numbers.items()}
 
 
-def every_k(inner: Step, k: int) -> Step:
-  """Section 5 of Navon et al. 2022."""
+def every_k(inner: Step, k: int, max_norm: float = np.inf) -> Step:
+  """Section 5 of Navon et al. 2022; each direction is clipped, as in their code."""
   count, weights, numbers = 0, None, {}
 
   def step(rows, losses):
@@ -159,7 +156,9 @@ def every_k(inner: Step, k: int) -> Step:
       direction, numbers = inner(rows, losses)
       weights = weights_of(direction, rows)
     count += 1
-    return weights @ rows, {'weights': weights, 'age': count % k} | inside(numbers)
+    direction = weights @ rows
+    direction = direction * min(1.0, max_norm / np.linalg.norm(direction))
+    return direction, {'weights': weights, 'age': count % k} | inside(numbers)
 
   return step
 

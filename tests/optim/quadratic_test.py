@@ -71,7 +71,7 @@ CASES = {
   ),
   'nash_mtl every 2': (
     lambda: optim.nash_mtl(num_tasks=T, update_every=2),
-    lambda: exact.every_k(exact.nash(1.0), 2),
+    lambda: exact.every_k(exact.nash, 2, max_norm=1.0),
   ),
   'gradvac every 3': (
     lambda: optim.every_k(gradvac(), 3, num_tasks=T),

@@ -72,14 +72,61 @@ def test_every_k_keeps_the_weights():
     optim.every_k(optim.famo(), 2)
 
 
-def test_every_k_gives_a_task_that_comes_later_weight_one():
-  tx = optim.every_k(optim.mgda(), 2, num_tasks=T)
-  first = jnp.array([True, True, False])
-  _, state = tx.weighting.update(
-    tx.weighting.init(T), gramian=jnp.diag(jnp.array([1.0, 1.0, 0.0])), present=first
+def test_every_k_gives_a_task_that_comes_later_the_mean_weight_of_the_others():
+  tx = optim.every_k(optim.mgda(), 3, num_tasks=T)
+  everyone, first = jnp.ones(T, bool), jnp.array([True, True, False])
+  gram = jnp.diag(jnp.array([1.0, 3.0, 0.0]))
+  _, state = tx.weighting.update(tx.weighting.init(T), gramian=gram, present=first)
+  due, held, _ = tx.weighting.held(state)
+  weights, state = tx.weighting.update(state, gramian=jnp.zeros((T, T)), present=everyone)
+  assert not due
+  np.testing.assert_array_equal(held, weights)
+  np.testing.assert_allclose(weights, [0.75, 0.25, 0.5], atol=1e-6)
+  weights, state = tx.weighting.update(state, gramian=jnp.zeros((T, T)), present=everyone)
+  weights, state = tx.weighting.update(
+    state, gramian=jnp.diag(jnp.array([1.0, 1, 2])), present=everyone
   )
-  weights, _ = tx.weighting.update(state, gramian=jnp.zeros((T, T)), present=jnp.ones(T, bool))
-  np.testing.assert_allclose(weights, [0.5, 0.5, 1.0], atol=1e-6)
+  np.testing.assert_allclose(weights, [0.4, 0.4, 0.2], atol=1e-6)  # its own, once it can have one
+
+
+def test_every_k_waits_for_a_task_to_make_weights_from():
+  tx = optim.every_k(optim.mgda(), 3, num_tasks=T)
+  nobody, everyone = jnp.zeros(T, bool), jnp.ones(T, bool)
+  weights, state = tx.weighting.update(
+    tx.weighting.init(T), gramian=jnp.zeros((T, T)), present=nobody
+  )
+  np.testing.assert_array_equal(weights, 0.0)
+  assert tx.weighting.held(state)[0]
+  weights, _ = tx.weighting.update(state, gramian=jnp.eye(T), present=everyone)
+  np.testing.assert_allclose(weights, 1 / T, atol=1e-6)
+
+
+WITHIN = {
+  'every_k': lambda tx: optim.every_k(tx, 3, num_tasks=T),
+  'ema_weights': lambda tx: optim.ema_weights(tx, 0.9, num_tasks=T),
+  'ema_gramian': lambda tx: optim.ema_gramian(tx, 0.9, num_tasks=T),
+  'clip_conflict': optim.clip_conflict,
+  'compose': lambda tx: optim.compose(optim.gradnorm(num_tasks=T), tx),
+  'after a warm-up': lambda tx: optim.with_warmup(optim.every_k(tx, 2, num_tasks=T), 1),
+}
+
+
+@pytest.mark.parametrize('wrapper', WITHIN)
+def test_a_bound_on_the_direction_holds_in_every_wrapper(wrapper):
+  """On gradients that grow tenfold a step smoothed or held weights would make longer directions."""
+  tx = WITHIN[wrapper](optim.nash_mtl(max_norm=0.5))
+  state, lengths = tx.init(PARAMS), []
+  update = jax.jit(lambda g, s: tx.update(g, s, PARAMS, losses=LOSSES))
+  for seed in range(6):
+    grads = _base.scale_rows(jnp.full(T, 10.0**seed), stacked(seed))
+    direction, state = update(grads, state)
+    lengths.append(float(optax.tree.norm(direction)))
+  if wrapper == 'after a warm-up':  # the plain mean has no bound
+    np.testing.assert_allclose(
+      lengths[0], optax.tree.norm(jax.tree.map(lambda g: g.mean(0), stacked(0))), rtol=1e-5
+    )
+    lengths = lengths[1:]
+  assert max(lengths) <= 0.5 * (1 + 1e-6)
 
 
 @pytest.mark.parametrize('name', ['mgda', 'graddrop'])

@@ -187,12 +187,12 @@ def test_means_leave_absent_tasks_out_and_survive_a_restart():
   other = window_lib.Window(('a', 'b'))
   other.load(window.state())
   for w in (window, other):
-    w.add(_metrics([2.0, 99.0], (True, False)))
+    w.add(_metrics([2.0, np.nan], (True, False)))
     means = w.means()
     assert means['loss'] == {'a': 1.5, 'b': 5.0}
     assert means['cosine'] == [[1.0, 0.0], [0.0, 1.0]]
   window.clear()
-  window.add(_metrics([2.0, 0.0], (True, False)))
+  window.add(_metrics([2.0, np.nan], (True, False)))
   assert window.means()['loss'] == {'a': 2.0, 'b': None}
   assert window.means()['cosine'] == [[1.0, None], [None, None]]
 
@@ -213,6 +213,7 @@ def test_what_is_not_finite_is_named():
   names = ('a', 'b')
   good = {'finite': np.array([True, True]), 'loss': np.ones(2), 'update_norm': np.float32(1)}
   window_lib.check_finite(3, good, names)
+  window_lib.check_finite(3, good | {'loss': np.array([1.0, np.nan])}, names)  # b is absent
   with pytest.raises(errors.NonFiniteError, match=r'step 3: .* of task b is NaN .*loss: b 1.0'):
     window_lib.check_finite(3, good | {'finite': np.array([True, False])}, names)
   with pytest.raises(errors.NonFiniteError, match='of tasks a, b is'):

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import mtl_jax
-from mtl_jax import encoders, errors, optim, sharing
+from mtl_jax import encoders, optim, sharing
 from tests import models
 from tests.sharing import contract_test
 
@@ -86,7 +86,7 @@ def test_one_task_has_nothing_to_be_stitched_to():
 def test_layers_side_by_side_are_refused(name):
   encoder = encoders.CNN(encoders.Embedding(9, 8), 4, (2, 3))
   model = sharing.get(name)(encoder, models.tasks(text=True))
-  with pytest.raises(errors.ConfigError, match="'Conv_0' and 'Conv_1' read the same"):
+  with pytest.raises(ValueError, match="'Conv_0' and 'Conv_1' read the same"):
     jax.eval_shape(model.init, jax.random.key(0), models.shared_batch('transformer'))
 
 
@@ -276,7 +276,7 @@ def test_columns_start_equal_or_apart():
   ],
 )
 def test_options_that_cannot_be(name, options, message):
-  with pytest.raises(errors.ConfigError, match=message):
+  with pytest.raises(ValueError, match=message):
     models.init(
       sharing.get(name)(encoders.MLP(SIZES), models.tasks(text=False), **options),
       models.shared_batch('mlp'),

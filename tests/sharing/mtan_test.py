@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mtl_jax import Task, encoders, errors, heads, sharing
+from mtl_jax import Task, encoders, heads, sharing
 from tests import models
 from tests.sharing import hierarchical_test
 
@@ -155,5 +155,5 @@ def test_encoders_of_images(name, options, layers):
 def test_options_that_cannot_be(encoder, layers, message):
   task = Task('score', heads.get('regression'), 'regression')
   data = {'inputs': jnp.zeros((2, 8, 8, 3)), 'targets': {'score': None}}
-  with pytest.raises(errors.ConfigError, match=message):
+  with pytest.raises(ValueError, match=message):
     jax.eval_shape(sharing.mtan(encoder, [task], layers=layers).init, jax.random.key(0), data)

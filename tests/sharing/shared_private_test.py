@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 
 import mtl_jax
-from mtl_jax import Task, encoders, errors, heads, optim, sharing
+from mtl_jax import Task, encoders, heads, optim, sharing
 from mtl_jax.gradients import halves
 from mtl_jax.sharing.shared_private import orthogonality_loss
 from tests import models
@@ -227,5 +227,5 @@ def test_options_that_cannot_be():
     ({'orthogonality': float('nan')}, 'shared_private.orthogonality: need 0 or more'),
     ({'common': '('}, r'shared_private\.common'),
   ):
-    with pytest.raises(errors.ConfigError, match=match):
+    with pytest.raises(ValueError, match=match):
       model_of(**options)

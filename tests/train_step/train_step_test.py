@@ -271,7 +271,7 @@ def test_a_function_to_all_losses_trains():
 def test_a_non_finite_loss_or_gradient_names_its_task(name):
   _, batch, state, step = start(BALANCERS[name](), optax.sgd(0.1))
   batch = jax.tree.map(np.copy, batch)
-  batch['targets']['score'][0] = np.nan
+  batch['targets']['score'][0] = np.inf
   _, metrics = step(state, batch)
   assert metrics['finite'].tolist() == [True, True, False]
 

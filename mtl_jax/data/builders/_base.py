@@ -117,6 +117,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     for split, examples in splits.items():
       if not examples:
         raise errors.DataError(f'data set {self.name!r}: the split {split!r} is empty')
+      for key, example in examples:
+        for field, value in example.items():
+          if complaint := errors.no_text(value):
+            raise errors.DataError(
+              f'data set {self.name!r}, split {split!r}, example {key!r}: field {field!r} '
+              f'{complaint}'
+            )
     return {split: self._generate_examples(examples) for split, examples in splits.items()}
 
   def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:

@@ -1,0 +1,275 @@
+"""What a model or a balance may have beyond the minimum: a Protocol each, and one way to ask.
+
+The minimum of a model is a function to losses `[T]`; that of a balance, an optax transformation of
+stacked task gradients to one direction. Nothing else asks what members an object has.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
+
+import jax
+
+Params = Any
+Features = Any
+Example = Mapping[str, Any]
+State = Any
+
+
+class LabelledTask(Protocol):
+  """What a model asks of its tasks; `mtl_jax.Task` is one."""
+
+  @property
+  def name(self) -> str:
+    """Its name."""
+
+  @property
+  def head(self) -> Any:
+    """A Flax module `(features, inputs, train=False) -> outputs`."""
+
+  @property
+  def metrics(self) -> tuple[str, ...]:
+    """Names of metrics of its kind, the main one first."""
+
+  @property
+  def rules(self) -> Any:
+    """Its kind, a `mtl_jax.kinds.Kind`."""
+
+  @property
+  def weight(self) -> float:
+    """What multiplies its loss."""
+
+  def elements(
+    self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """Unweighted loss values of every label, and which of them are valid."""
+
+  def mean_loss(
+    self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """The weighted mean of the valid values `[]`, and their count `[]`."""
+
+  def predictions(self, outputs: Any) -> jax.Array:
+    """What the outputs predict, in the shape of the targets."""
+
+
+# Models
+
+
+@runtime_checkable
+class TwoHalves(Protocol):
+  """A model whose tasks meet in one shared half.
+
+  `params` is `{'shared': θ, 'tasks': {name: φ}}`; features are any pytree, batch axis
+  first.
+
+  A model whose shared half works differently for each task (a column, an adapter) is `ByTask`.
+  """
+
+  @property
+  def task_names(self) -> tuple[str, ...]:
+    """The tasks' names; their order is that of every `[T]` array."""
+
+  def encode(self, shared: Params, inputs: Any, key: jax.Array | None) -> Features:
+    """Shared half: inputs (batch axis first) to features. `key` is None outside training."""
+
+  def task_loss(
+    self,
+    name: str,
+    task_params: Params,
+    features: Features,
+    example: Example,
+    key: jax.Array | None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Task half: its loss `[]`, and how many labels that is the mean of `[]` (0: absent)."""
+
+
+def has_two_halves(model: Any) -> TypeGuard[TwoHalves]:
+  """Whether `model` is `TwoHalves`: it has `encode` and `task_loss`."""
+  return hasattr(model, 'encode') and hasattr(model, 'task_loss')
+
+
+@runtime_checkable
+class ByTask(Protocol):
+  """A model of two halves whose shared half works differently for each task.
+
+  Then φ_i is `{'encoder': own, 'head': ...}`, with `own` of the same shapes for every task, and the
+  engine maps over tasks.
+  """
+
+  def encode_task(
+    self, shared: Params, own: Params, index: jax.Array, inputs: Any, key: jax.Array | None
+  ) -> Features:
+    """In place of `encode`: θ, what of φ_i takes part, i as an int32 `[]`, inputs, key."""
+
+
+def encodes_by_task(model: Any) -> TypeGuard[ByTask]:
+  """Whether the shared half works differently for each task."""
+  return isinstance(model, ByTask)
+
+
+@runtime_checkable
+class Changing(Protocol):
+  """A model that changes over training, as by a falling temperature."""
+
+  def at(self, step: jax.Array) -> Any:
+    """The model of a step, int32 `[]`."""
+
+
+def changes(model: Any) -> TypeGuard[Changing]:
+  """Whether the model changes over training."""
+  return isinstance(model, Changing)
+
+
+@runtime_checkable
+class Penalized(Protocol):
+  """A model with a regularizer that is no task's loss, or with None in its place."""
+
+  penalty: Callable[[Params], jax.Array] | None
+
+
+def penalty_of(model: Any) -> Callable[[Params], jax.Array] | None:
+  """The regularizer `params -> []`, whose gradient joins the direction unbalanced, or None."""
+  return model.penalty if isinstance(model, Penalized) else None
+
+
+@runtime_checkable
+class Initializes(Protocol):
+  """A model that makes its own first parameters."""
+
+  def init(self, key: jax.Array, batch: Any) -> Params:
+    """Fresh parameters; of the batch only the shapes count."""
+
+
+def initializes(model: Any) -> TypeGuard[Initializes]:
+  """Whether the model makes its own first parameters."""
+  return isinstance(model, Initializes)
+
+
+@runtime_checkable
+class Evaluates(Protocol):
+  """A model that says more of a batch than its losses."""
+
+  def evaluate(self, params: Params, batch: Any) -> dict[str, Any]:
+    """What an evaluation step returns."""
+
+
+def evaluates(model: Any) -> TypeGuard[Evaluates]:
+  """Whether the model says more of a batch than its losses."""
+  return isinstance(model, Evaluates)
+
+
+def task_names_of(model: Any) -> tuple[str, ...]:
+  """The names of a model's tasks, or the keys of a mapping of loss functions; () without names."""
+  if has_two_halves(model):
+    return tuple(model.task_names)
+  return tuple(model) if isinstance(model, Mapping) else ()
+
+
+# Balances
+
+
+class WeightingUpdate(Protocol):
+  """`(state, *, present, losses, gramian, key, **extra_args) -> weights [T], state`."""
+
+  def __call__(
+    self,
+    state: State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, State]:
+    """Task weights for one step.
+
+    Args:
+      state: from `init` or the last update.
+      present: `[T]` bool, the tasks of this step. An absent task's row and column of `gramian` are
+        zero.
+      losses: `[T]`, for methods that need them.
+      gramian: `[T, T]` inner products of the task gradients; None for methods on losses only.
+      key: PRNG key of this step, from the train step; None: methods draw from their state's key.
+      **extra_args: ignored, as in optax.
+    """
+
+
+class Weighting(NamedTuple):
+  """A balancing method as weights on task gradients.
+
+  Attributes:
+    init: num_tasks -> state.
+    update: see `WeightingUpdate`. Called through `weigh`: what it reads is finite, an absent task's
+      loss, row and column are zero, and the weight it gives an absent task is not used.
+    needs: 'losses' or 'gramian'.
+    follow: `(state, *, losses, new_losses, present) -> state`, for a method that looks at the
+      losses `[T]` of the same batch after the parameters moved: the train step runs a second
+      forward. None for all others.
+    batches: how many independent batches the method reads. With more than one, `gramian` is J₁·J₂ᵀ
+      of the first two, and the direction is that of the last.
+    held: state -> (due `[]` bool, weights `[T]`, state): where not due, `update` would read nothing
+      and give these weights and this state, so that the train step needs no Gramian. None: always
+      due.
+    max_norm: state before the step -> `[]`, > 0, for a method on the Gramian: where the combined
+      direction is longer it is brought to this norm, at every step, and the weights shown with it
+      (see `bounded`). None: never.
+  """
+
+  init: Callable[[int | None], State]
+  update: WeightingUpdate
+  needs: str
+  follow: Callable[..., State] | None = None
+  batches: int = 1
+  held: Callable[[State], tuple[jax.Array, jax.Array, State]] | None = None
+  max_norm: Callable[[State], jax.Array] | None = None
+
+
+@runtime_checkable
+class Weighed(Protocol):
+  """A balance that is a weighting, or has None in its place."""
+
+  weighting: Weighting | None
+
+
+def weighting_of(balance: Any) -> Weighting | None:
+  """The weighting that a balance is; None for one that looks inside the gradients."""
+  return balance.weighting if isinstance(balance, Weighed) else None
+
+
+@runtime_checkable
+class Needing(Protocol):
+  """A balance that says what it reads: 'losses', 'gramian', 'jacobian' or 'functions'."""
+
+  needs: str
+
+
+def needs_of(balance: Any) -> str:
+  """What a balance reads; any other optax transformation reads the stacked gradients."""
+  return balance.needs if isinstance(balance, Needing) else 'jacobian'
+
+
+@runtime_checkable
+class InitTasks(Protocol):
+  """A balance that wants to know T when it begins."""
+
+  def init_tasks(self, params: Params, num_tasks: int | None) -> State:
+    """The first state."""
+
+
+def first_state_of(balance: Any, params: Params, num_tasks: int | None) -> State:
+  """The first state of a balance, or of any other optax transformation."""
+  if isinstance(balance, InitTasks):
+    return balance.init_tasks(params, num_tasks)
+  return balance.init(params)
+
+
+@runtime_checkable
+class Telling(Protocol):
+  """A balance that can tell the weights its direction was made with, or has None in its place."""
+
+  weighed: Callable[..., tuple[Any, State, jax.Array]] | None
+
+
+def weighed_of(balance: Any) -> Callable[..., tuple[Any, State, jax.Array]] | None:
+  """`update` with a third result, the weights `[T]`; None where a balance has none to tell."""
+  return balance.weighed if isinstance(balance, Telling) else None
