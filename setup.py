@@ -14,7 +14,7 @@ assert VERSION is not None
 QUICKSTART = ['lemminflect>=0.2.3']
 DEV = [
   *QUICKSTART,
-  'build>=1.2',
+  'build>=1.2.1',
   'hypothesis>=6.100',
   'mypy>=1.13',
   'pytest>=9.0',
@@ -42,7 +42,7 @@ setup(
     'absl-py>=2.1',
     'array_record>=0.8.1',
     'chex>=0.1.90',
-    'flax>=0.12',
+    'flax>=0.12.2',
     'grain>=0.2.15',
     'jax>=0.10',
     'matplotlib>=3.9',
@@ -50,7 +50,7 @@ setup(
     'numpy>=2.0',
     'optax>=0.2.6',
     'orbax-checkpoint>=0.11.30',
-    'rich>=13.9',
+    'rich>=14.3',
     'safetensors>=0.4.5',
     'scikit-learn>=1.5',
     'scipy>=1.15',

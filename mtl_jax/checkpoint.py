@@ -3,6 +3,8 @@
 What goes into the host's part, and when to save, is decided by `train`.
 """
 
+import hashlib
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from mtl_jax import errors
+from mtl_jax import errors, plain
+
+_HOST = {'best_step', 'extra'}
+_DIGESTS = {'state', 'digest'}  # of the arrays; of all else in the host's part
 
 
 class Checkpoints:
@@ -21,6 +27,11 @@ class Checkpoints:
   process killed at any moment leaves the previous checkpoint, and leftovers are removed by the next
   process. Saving is synchronous: a step donates its state, and an asynchronous copy of donated
   buffers would not be exact on every backend.
+
+  What is read is what was saved, or an error: a SHA-256 of all leaves (path, dtype, shape, bytes)
+  stands in the host's part, and one of that part beside it. For 100 MB of state they take 0.2 s,
+  of 1.0 s for a save and 0.9 s for a restore (two cores). Checkpoints from before there were
+  digests are read unchecked.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
@@ -87,13 +98,13 @@ class Checkpoints:
       WorkdirError: the directory is full or cannot be written; earlier checkpoints are intact.
     """
     best_step = step if best else self._best_step
-    host = {'best_step': best_step, 'extra': dict(extra)}
+    leaves = _flatten(state)
+    host = {'best_step': best_step, 'extra': dict(extra), 'state': _digest_state(leaves)}
+    host['digest'] = _digest_host(host)
     try:
       saved = self._manager.save(
         step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(_flatten(state)), host=ocp.args.JsonSave(host)
-        ),
+        args=ocp.args.Composite(state=ocp.args.StandardSave(leaves), host=ocp.args.JsonSave(host)),
         force=True,
       )
       self._manager.wait_until_finished()
@@ -125,7 +136,8 @@ class Checkpoints:
       The state and what was saved with it, or None if there is no checkpoint.
 
     Raises:
-      WorkdirError: the checkpoint does not fit the target, or cannot be read.
+      WorkdirError: the checkpoint does not fit the target, cannot be read, or is not what was
+        saved.
     """
     return None if self.last_step is None else self._restore(self.last_step, target)
 
@@ -146,18 +158,19 @@ class Checkpoints:
       )
       restored = self._manager.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-      )
+      )['state']
+      host = self._host(step)
+      _check_state(host, restored)
     except errors.WorkdirError:
       raise
     except Exception as e:  # damaged arrays are a bare Exception of tensorstore
       raise self._unreadable(step, e) from e
-    return _unflatten(restored['state'], target), self._host(step)['extra']
+    return _unflatten(restored, target), host['extra']
 
   def _host(self, step: int) -> dict[str, Any]:
     try:
       args = ocp.args.Composite(host=ocp.args.JsonRestore())
-      host = self._manager.restore(step, args=args)['host']
-      return {name: host[name] for name in ('best_step', 'extra')}
+      return _checked_host(self._manager.restore(step, args=args)['host'])
     except Exception as e:
       raise self._unreadable(step, e) from e
 
@@ -189,17 +202,73 @@ def read_best(directory: str | pathlib.Path) -> dict[str, np.ndarray]:
   steps = [int(path.name) for path in directory.glob('*') if path.name.isdigit()]
   if not steps:
     raise errors.WorkdirError(f'{directory} holds no checkpoint')
+  step = max(steps)
   try:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-      best = reader.restore(directory / str(max(steps)) / 'host')['best_step']
-    path = directory / str(max(steps) if best is None else best) / 'state'
+      host = _checked_host(reader.restore(directory / str(step) / 'host'))
+      if host['best_step'] is not None:
+        step = host['best_step']
+        host = _checked_host(reader.restore(directory / str(step) / 'host'))
+    path = directory / str(step) / 'state'
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
       found = reader.metadata(path)
       tree = getattr(found, 'item_metadata', found)
       leaves = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in tree}
-      return dict(reader.restore(path, ocp.args.PyTreeRestore(restore_args=leaves)))
+      values = dict(reader.restore(path, ocp.args.PyTreeRestore(restore_args=leaves)))
+    _check_state(host, values)
   except Exception as e:  # damaged arrays are a bare Exception of tensorstore
-    raise errors.WorkdirError(f'Cannot read the checkpoint in {directory}: {_first_line(e)}') from e
+    raise errors.WorkdirError(
+      f'Cannot read the checkpoint of step {step} in {directory}: {_first_line(e)}'
+    ) from e
+  return values
+
+
+def _digest_state(leaves: Mapping[str, Any]) -> str:
+  """SHA-256 of arrays by path: name, dtype, shape and bytes of each, whole, wherever it lies.
+
+  Of an array that no process holds whole, every process gets a copy, one leaf after the other, so
+  that all come to the same digest; it does not depend on how the array is split.
+  """
+  digest = hashlib.sha256()
+  for name, leaf in sorted(leaves.items()):
+    array = _whole(leaf)
+    digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+  return digest.hexdigest()
+
+
+def _whole(leaf: Any) -> np.ndarray:
+  """The value of an array, on this host."""
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    if leaf.is_fully_replicated:
+      return np.asarray(leaf.addressable_data(0))
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+  return np.asarray(leaf)
+
+
+def _digest_host(host: Mapping[str, Any]) -> str:
+  """SHA-256 of the host's part as JSON, but for its own digest."""
+  content = {name: value for name, value in host.items() if name != 'digest'}
+  read = json.loads(json.dumps(content))  # keys as they will be read: texts
+  return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+
+def _checked_host(host: Any) -> dict[str, Any]:
+  """Returns the host's part as it was read; raises ValueError unless it is what was saved."""
+  if not isinstance(host, dict) or set(host) not in (_HOST, _HOST | _DIGESTS):
+    raise ValueError("the host's part has other keys than a checkpoint has")
+  if 'digest' in host and host['digest'] != _digest_host(host):
+    raise ValueError("the host's part is not what was saved: its SHA-256 differs")
+  best = host['best_step']
+  if not (best is None or plain.is_int(best)) or not isinstance(host['extra'], dict):
+    raise ValueError("the host's part has values of other types than a checkpoint has")
+  return host
+
+
+def _check_state(host: Mapping[str, Any], leaves: Mapping[str, Any]) -> None:
+  """Raises ValueError unless the arrays are those that were saved with the host's part."""
+  if 'state' in host and host['state'] != _digest_state(leaves):
+    raise ValueError('the arrays are not what was saved: their SHA-256 differs')
 
 
 def _is_key(leaf: Any) -> bool:

@@ -56,7 +56,7 @@ def portable(run: Plain) -> Plain:
   for name, node in [('', run), *(encoder.items() if is_section(encoder) else ())]:
     # An encoder's section calls a file `vectors` or `path`; those of a user's own are its business.
     for key in ('init_from', 'vectors', 'path') if is_section(node) and name != 'custom' else ():
-      if node.get(key):
+      if isinstance(node.get(key), str) and node[key]:
         parts = pathlib.PurePath(node[key]).parts
         node[key] = '/'.join(parts[-2:] if key == 'init_from' else parts[-1:])
   return run

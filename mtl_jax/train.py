@@ -91,19 +91,20 @@ def run(
           console.message(f'{variant}: preparing data')
           prepared = {variant: _prepare(single)}  # the last variant's is no longer needed
         data = prepared[variant].data.with_seed(single['seed'])
-        with directory.open(prepared[variant].identity):
-          with directory.guard():
-            data.write(directory.path)
-          training = loop.Training(
-            single,
-            data,
-            prepared[variant].program,
-            directory,
-            console,
-            prepared[variant].steps,
-            should_stop,
-          )
-          result = training.train()
+        with directory.open(prepared[variant].identity) as result:
+          if result is None:  # no other command has finished it meanwhile
+            with directory.guard():
+              data.write(directory.path)
+            training = loop.Training(
+              single,
+              data,
+              prepared[variant].program,
+              directory,
+              console,
+              prepared[variant].steps,
+              should_stop,
+            )
+            result = training.train()
         console.finish(_summary(result))
       results.append(result)
   return results
@@ -136,13 +137,10 @@ def _directory(workdir: str | os.PathLike[str], run: config_lib.Plain) -> workdi
 
 
 def _summary(result: Mapping[str, Any]) -> str:
-  split = 'test' if 'test' in result else 'validation'
+  split = 'test' if result.get('test') else 'validation'
   metrics = result[split]['metrics']
-  shown = '  '.join(
-    f'{task} {metrics[task][name]:.4f}'
-    for task, name in result['main_metrics'].items()
-    if metrics[task][name] is not None
-  )
+  found = {task: metrics.get(task, {}).get(name) for task, name in result['main_metrics'].items()}
+  shown = '  '.join(f'{task} {value:.4f}' for task, value in found.items() if value is not None)
   return (
     f'{result["steps"]} steps in {result["seconds"]:.0f} s, best at {result["best_step"]}; '
     f'{split}: {shown}'

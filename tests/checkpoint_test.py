@@ -1,9 +1,12 @@
 """Checkpoints are complete or absent, exact for every leaf, and refuse what does not fit."""
 
+import json
 import os
 import pathlib
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -134,6 +137,174 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path):
     pytest.raises(errors.WorkdirError, match='Cannot read the checkpoint of step 1'),
   ):
     checkpoints.restore(_state())
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # of tensorstore
+def test_a_flipped_bit_changes_nothing_or_is_an_error(tmp_path):
+  """In every file of a checkpoint, at its ends and elsewhere; arrays whole and sharded."""
+  mesh = jax.make_mesh((8,), ('x',))
+  split = NamedSharding(mesh, PartitionSpec('x'))
+  state = _state() | {'split': jax.device_put(jnp.arange(800.0).reshape(8, 100), split)}
+  extra = {'data': {'next_index': 12}, 'best': [0.1 + 0.2, None], 'text': 'é'}
+  with checkpoint.Checkpoints(tmp_path / 'whole') as checkpoints:
+    checkpoints.save(7, state, extra, best=True)
+  names = [
+    p.relative_to(tmp_path / 'whole') for p in (tmp_path / 'whole').rglob('*') if p.is_file()
+  ]
+  leaves = {name: np.asarray(leaf) for name, leaf in checkpoint._flatten(state).items()}
+  rng, errors_of, files = random.Random(0), {}, 0
+  for name in sorted(names):
+    content = (tmp_path / 'whole' / name).read_bytes()
+    files += bool(content)
+    for place in {0, len(content) - 1, rng.randrange(len(content))} if content else ():
+      copy = tmp_path / 'copy'
+      shutil.copytree(tmp_path / 'whole', copy)
+      damaged = bytearray(content)
+      damaged[place] ^= 1 << rng.randrange(8)
+      (copy / name).write_bytes(damaged)
+      try:
+        with checkpoint.Checkpoints(copy) as checkpoints:
+          restored, restored_extra = checkpoints.restore(state)
+          assert checkpoints.best_step == 7
+        assert _bits(restored) == _bits(state), (name, place)
+        assert restored_extra == extra, (name, place)
+        found = checkpoint.read_best(copy)
+        assert found.keys() == leaves.keys()
+        assert all(found[key].tobytes() == leaf.tobytes() for key, leaf in leaves.items())
+      except errors.WorkdirError as e:
+        errors_of[name] = str(e)
+      shutil.rmtree(copy)
+  assert files > 12
+  wrong = [e for e in errors_of.values() if 'Cannot read the checkpoint of step 7' not in e]
+  assert not wrong
+  assert any('SHA-256' in e for e in errors_of.values())
+
+
+@pytest.mark.parametrize('part', ['state', 'host'])
+def test_arrays_and_memory_of_another_checkpoint_are_refused(part, tmp_path):
+  """What is readable, but not what was saved: as after a bit flipped in uncompressed numbers."""
+  for name, step in (('a', 0), ('b', 1)):
+    with checkpoint.Checkpoints(tmp_path / name) as checkpoints:
+      checkpoints.save(3, _state(step), {'step': step})
+  shutil.rmtree(tmp_path / 'a' / '3' / part)
+  shutil.copytree(tmp_path / 'b' / '3' / part, tmp_path / 'a' / '3' / part)
+  message = 'Cannot read the checkpoint of step 3 .*: the arrays are not what was saved'
+  with (
+    checkpoint.Checkpoints(tmp_path / 'a') as checkpoints,
+    pytest.raises(errors.WorkdirError, match=message),
+  ):
+    checkpoints.restore(_state())
+  with pytest.raises(errors.WorkdirError, match=message):
+    checkpoint.read_best(tmp_path / 'a')
+
+
+_TWO_PROCESSES = """
+import json, os, pathlib, sys
+import jax
+index, port, directory = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+jax.distributed.initialize(f'localhost:{port}', 2, index)
+import jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from mtl_jax import checkpoint, errors
+mesh = jax.make_mesh((4,), ('x',))
+value = np.arange(24, dtype=np.float32).reshape(8, 3)
+split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (('x',), ()))
+place = lambda sharding: jax.make_array_from_callback((8, 3), sharding, lambda i: value[i])
+state = {'split': place(split), 'whole': place(whole)}
+with checkpoint.Checkpoints(directory) as checkpoints:
+  checkpoints.save(1, state, {'step': 1})
+with checkpoint.Checkpoints(directory) as checkpoints:
+  restored, extra = checkpoints.restore(state)
+assert extra == {'step': 1}
+for leaf in restored.values():
+  for shard in leaf.addressable_shards:
+    assert (np.asarray(shard.data) == value[shard.index]).all()
+jax.experimental.multihost_utils.sync_global_devices('read')
+if index == 0:
+  path = directory / '1' / 'host' / 'metadata'
+  host = json.loads(path.read_text())
+  host['state'] = '0' * 64
+  host['digest'] = checkpoint._digest_host(host)
+  path.write_text(json.dumps(host))
+jax.experimental.multihost_utils.sync_global_devices('changed')
+try:
+  checkpoint.Checkpoints(directory).restore(state)
+except errors.WorkdirError as e:
+  assert 'the arrays are not what was saved' in str(e)
+  print('refused')
+"""
+
+
+def test_two_processes_agree_on_the_digest(tmp_path):
+  """Each holds half of an array; both restore, and both refuse; one process reads it too."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = str(free.getsockname()[1])
+  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=2', 'JAX_PLATFORMS': 'cpu'}
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', _TWO_PROCESSES, str(index), port, tmp_path / 'c'],
+      env=os.environ | flags,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  try:
+    for process in processes:
+      out, err = process.communicate(timeout=200)
+      assert process.returncode == 0, err
+      assert out.endswith('refused\n')
+  finally:
+    for process in processes:
+      process.kill()
+  value = np.arange(24, dtype=np.float32).reshape(8, 3)
+  host = json.loads((tmp_path / 'c' / '1' / 'host' / 'metadata').read_text())
+  assert host['state'] == '0' * 64
+  host['state'] = checkpoint._digest_state({'split': value, 'whole': value})
+  host['digest'] = checkpoint._digest_host(host)
+  _edit_host(tmp_path / 'c', 1, lambda _: host)
+  found = checkpoint.read_best(tmp_path / 'c')
+  assert all((leaf == value).all() for leaf in found.values())
+
+
+def _edit_host(directory, step, edit):
+  path = directory / str(step) / 'host' / 'metadata'
+  path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+
+
+def test_checkpoints_without_digests_are_read(tmp_path):
+  state = _state()
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(3, state, {'step': 3})
+  _edit_host(tmp_path, 3, lambda host: {key: host[key] for key in ('best_step', 'extra')})
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    restored, extra = checkpoints.restore(state)
+  assert _bits(restored) == _bits(state)
+  assert extra == {'step': 3}
+  assert checkpoint.read_best(tmp_path).keys() == checkpoint._flatten(state).keys()
+
+
+@pytest.mark.parametrize(
+  'host',
+  [
+    [],
+    {},
+    {'best_step': None},
+    {'best_step': 'x', 'extra': {}},
+    {'best_step': True, 'extra': {}},
+    {'best_step': None, 'extra': []},
+    {'best_step': None, 'extra': {}, 'digset': ''},
+  ],
+)
+def test_a_host_part_of_another_form_is_refused(host, tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(3, {'w': jnp.ones(2)}, {})
+  _edit_host(tmp_path, 3, lambda _: host)
+  for read in (checkpoint.Checkpoints, checkpoint.read_best):
+    with pytest.raises(errors.WorkdirError, match='Cannot read the checkpoint of step 3'):
+      read(tmp_path)
 
 
 def test_another_model_is_an_error_that_names_the_leaves(tmp_path):

@@ -1,5 +1,6 @@
 """Small models and batches that the core's tests share: four kinds of task, two regimes."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,9 +94,9 @@ def loss_by_loss(model, params, batch, key=None):
 
 def assert_trees_close(actual, expected, tolerance=2e-5):
   """Leaf by leaf, relative to the leaf's largest entry or 1e-2, whichever is more."""
+  scales = jax.tree.map(lambda e: max(np.abs(e).max(initial=0.0), 1e-2), expected)
 
-  def check(a, e):
-    scale = max(float(np.abs(np.asarray(e)).max(initial=0.0)), 1e-2)
-    np.testing.assert_allclose(np.asarray(a), np.asarray(e), rtol=0, atol=tolerance * scale)
+  def scaled(tree):
+    return jax.tree.map(lambda x, scale: np.asarray(x, np.float64) / scale, tree, scales)
 
-  jax.tree.map(check, actual, expected)
+  chex.assert_trees_all_close(scaled(actual), scaled(expected), rtol=0, atol=tolerance)

@@ -289,6 +289,15 @@ def test_all_unreadable_results_are_named(root):
   (root / 'sum_100%' / 'seed_2' / 'results.json').write_text('{"name": "words"}')
   write_run(root, 'typed', 0, {'pos': 0.1}, extra={'seed': '0'})
   write_run(root, 'odd', 0, {'pos': 0.1}, extra={'main_metrics': {'pos': 'bleu'}})
+  for name, extra in {
+    'main': {'main_metrics': ['pos']},
+    'listed': {'test': {'metrics': {'pos': [0.1]}}},
+    'joint': {'test': {'metrics': {}, 'joint': [0.5]}},
+    'mean': {'test': {'metrics': {}, 'mean': 'x'}},
+    'unit': {'parameters': '3 M'},
+    'paper': {'paper': {'rows': [1]}},
+  }.items():
+    write_run(root, name, 0, {'pos': 0.1}, extra=extra)
   with pytest.raises(WorkdirError) as info:
     report.load([root])
   for part in (
@@ -297,6 +306,12 @@ def test_all_unreadable_results_are_named(root):
     "sum_100%/seed_2/results.json: 'variant' is missing",
     "typed/seed_0/results.json: seed is '0'",
     "odd/seed_0/results.json: unknown metric 'bleu'",
+    "main/seed_0/results.json: main_metrics is ['pos']",
+    'listed/seed_0/results.json: test.metrics.pos is [0.1]',
+    'joint/seed_0/results.json: test.joint is [0.5]',
+    "mean/seed_0/results.json: test.mean is 'x'",
+    "unit/seed_0/results.json: parameters is '3 M'",
+    'paper/seed_0/results.json: paper.rows is [1]',
   ):
     assert part in str(info.value)
 

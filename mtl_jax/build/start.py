@@ -47,10 +47,10 @@ def load_data(run: Run) -> pipeline.Data:
 
 
 def _kind_options(run: Run) -> dict[str, dict[str, Any]]:
-  """Task -> the options of its kind."""
+  """Task -> the options of its kind and of its data."""
   task_specs = builders.get(run['dataset']['name']).TASKS
   return {
-    name: {key: options[key] for key in kinds.options_of(task_specs[name].rules)}
+    name: {key: options[key] for key in ('train_labels', *kinds.options_of(task_specs[name].rules))}
     for name, options in run['tasks'].items()
   }
 

@@ -52,10 +52,13 @@ def _check_dataset(run: Plain) -> None:
     raise errors.ConfigError(
       f'train.early_stopping.metric: no metric {metric!r}{errors.nearest(metric, valid)}'
     )
-  if metric == selection.JOINT and builder.OWNER:
+  if metric == selection.JOINT and (builder.OWNER or run['dataset']['own_batches']):
+    whose = (
+      'with own_batches' if run['dataset']['own_batches'] else f'of {run["dataset"]["name"]!r}'
+    )
     raise errors.ConfigError(
       'train.early_stopping.metric: joint exact match is that of tasks which share their examples, '
-      f'and those of {run["dataset"]["name"]!r} do not'
+      f'and those {whose} do not'
     )
   if metric == selection.JOINT and not any(specs[n].rules.discrete for n in run['tasks']):
     raise errors.ConfigError(

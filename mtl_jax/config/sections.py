@@ -69,10 +69,13 @@ class Task:
   Attributes:
     weight: multiplies the task's loss; 0: the task is evaluated, but not trained.
     l2: λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced.
+    train_labels: how many labels of the training split are learned from, as if there were no
+      others: those of the first examples that have one; 0: all.
   """
 
   weight: options.Amount = 1.0
   l2: options.Amount = 0.0
+  train_labels: options.Natural = 0
 
 
 OWNERS: dict[str, Callable[..., Any]] = {

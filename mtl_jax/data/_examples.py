@@ -52,16 +52,17 @@ def choose(
     ConfigError: the data set has no unlabelled examples, or its tasks cannot be mixed.
     DataError: a split is empty, or a label is of the wrong type or has a lone surrogate.
   """
-  by_task = _choose(name, examples, task_specs, options, owner)
+  apart = bool(owner) or options['own_batches']
+  by_task = _choose(name, examples, task_specs, options, owner, apart)
   where = {split: f'data set {name!r}, split {split!r}' for split in by_task}
   for split, tasks in by_task.items():
     for task, items in tasks.items():
-      of = f', task {task!r}' if owner else ''
       if not len(items):
+        of = f', task {task!r}' if apart else ''
         raise errors.DataError(f'{where[split]}{of}: it is empty')
       _labels.check(where[split], task, task_specs[task], items)
       _check_texts(where[split], task_specs[task].field, items)
-  groups = [[task] for task in task_specs] if owner else [list(task_specs)]
+  groups = [[task] for task in task_specs] if apart else [list(task_specs)]
   return Examples(where, input_spec, task_specs, groups, by_task)
 
 
@@ -78,20 +79,23 @@ def _choose(
   task_specs: Mapping[str, specs.TaskSpec],
   options: Mapping[str, Any],
   owner: str,
+  apart: bool,
 ) -> dict[str, dict[str, _labels.Examples]]:
   examples = dict(examples)
   unlabelled = examples.pop('unlabelled', ())
   if options['unlabelled'] and not len(unlabelled):
     raise errors.ConfigError(f'unlabelled: data set {name!r} has no such examples')
-  if not owner and options['mixing'] != 'all':
+  if not apart and options['mixing'] != 'all':
     raise errors.ConfigError(
       f'mixing={options["mixing"]!r}: the tasks of data set {name!r} share their examples, so that '
       'every step is of all tasks'
     )
 
   def split_up(items: _labels.Examples) -> dict[str, _labels.Examples]:
-    if not owner:
+    if not apart:
       return dict.fromkeys(task_specs, items)
+    if not owner:
+      return {t: [item for item in items if _has(item, spec)] for t, spec in task_specs.items()}
     parts: dict[str, list[Mapping[str, Any]]] = {task: [] for task in task_specs}
     for item in items:
       if item[owner] in parts:
@@ -101,7 +105,38 @@ def _choose(
   result = {split: split_up(items) for split, items in examples.items()}
   if options['train_limit']:
     result['train'] = {t: items[: options['train_limit']] for t, items in result['train'].items()}
+  if any(spec.train_labels for spec in task_specs.values()):
+    result['train'] = _limited(result['train'], task_specs, apart)
   if options['unlabelled']:
     more = split_up(unlabelled)
     result['train'] = {t: [*items, *more[t]] for t, items in result['train'].items()}
   return result
+
+
+def _has(item: Mapping[str, Any], spec: specs.TaskSpec) -> bool:
+  """Whether an example has a label of a task; one without the field is refused later."""
+  return spec.field not in item or spec.rules.has_label(item[spec.field])
+
+
+def _limited(
+  train: Mapping[str, _labels.Examples], task_specs: Mapping[str, specs.TaskSpec], apart: bool
+) -> dict[str, _labels.Examples]:
+  """Leaves each task the labels of its first `train_labels` examples that have one."""
+  kept: dict[str, set[int]] = {}  # numbers of the examples whose labels stay
+  for task, spec in task_specs.items():
+    labelled = [i for i, item in enumerate(train[task]) if _has(item, spec)]
+    kept[task] = set(labelled[: spec.train_labels] if spec.train_labels else labelled)
+  if apart:
+    return {task: [items[i] for i in sorted(kept[task])] for task, items in train.items()}
+  items = next(iter(train.values()))
+  left = []
+  for i, item in enumerate(items):
+    if not any(i in numbers for numbers in kept.values()):
+      continue
+    gone = {
+      spec.field: spec.rules.blank(item[spec.field])
+      for task, spec in task_specs.items()
+      if i not in kept[task]
+    }
+    left.append({**item, **gone} if gone else item)
+  return dict.fromkeys(task_specs, left)

@@ -49,8 +49,11 @@ DEFAULTS: dict[str, Any] = {
   # the unknown id is learned from rare tokens (Kiperwasser & Goldberg, TACL 2016); 0: never.
   'word_dropout': 0.0,
   'train_limit': 0,  # train on the first so many examples (of each task's own); 0: on all
-  # Where tasks have examples of their own: a batch of each in every step ('all'), or of one task a
-  # step ('one'), drawn with probability ∝ min(examples, size_limit)^(1/temperature).
+  # Each task has batches of its own, of the examples with a label of it, though tasks share them;
+  # so that one with few labels is in every step like the others.
+  'own_batches': False,
+  # Where tasks have examples or batches of their own: a batch of each in every step ('all'), or of
+  # one task a step ('one'), drawn with probability ∝ min(examples, size_limit)^(1/temperature).
   'mixing': 'all',
   'temperature': 1.0,
   'size_limit': 0,  # 0: none
@@ -156,6 +159,7 @@ def from_examples(
       to learn.
   """
   options = _options(config)
+  apart = bool(owner) or options['own_batches']
   name = options['name'] or 'given examples'
   process = (process_index, process_count)
   check_batch_size(batch_size, process)
@@ -165,7 +169,7 @@ def from_examples(
   given = _examples.choose(name, examples, input_spec, task_specs, options, owner)
   for task, items in given.by_task['train'].items():
     if batch_size > len(items):
-      of = f', task {task!r}' if owner else ''
+      of = f', task {task!r}' if apart else ''
       raise errors.ConfigError(
         f'batch_size {batch_size} is larger than the training split of {name!r}{of}, '
         f'{len(items)} examples'
@@ -187,7 +191,7 @@ def from_examples(
       f'a batch of {batch_size} examples, {encoded.bucket_lengths[-1]} tokens each, does not fit: '
       'lower batch_size, bucket_lengths or max_length'
     )
-  names = list(task_specs) if owner else ['']
+  names = list(task_specs) if apart else ['']
   longest = 0 if encoded.tokenizer is None else encoded.bucket_lengths[-1]
   if vocabularies is not None:
     longest = max(longest, vocabularies.longest)

@@ -56,6 +56,8 @@ class TaskSpec:
     labels: the names of the classes in order, or None: those of the training split, the most
       frequent first. With names given, an integer is also a label: an index into them.
     min_count: a class seen fewer times in the training split is not learned (its label is -2).
+    train_labels: how many labels of the training split are learned from, those of the first
+      examples that have one; 0: all.
 
   Raises:
     ValueError: there is no such kind.
@@ -66,6 +68,7 @@ class TaskSpec:
   metrics: tuple[str, ...]
   labels: tuple[str, ...] | None = None
   min_count: int = 1
+  train_labels: int = 0
 
   def __post_init__(self) -> None:
     object.__setattr__(self, 'kind', kinds.get(self.kind))
@@ -77,7 +80,11 @@ class TaskSpec:
     return self.kind
 
   def with_options(self, options: Mapping[str, Any]) -> 'TaskSpec':
-    """The task with other options of its kind: those that are not at the kind's defaults."""
+    """The task with `train_labels`, where given, and with other options of its kind: those that
+    are not at the kind's defaults.
+    """
+    given = dict(options)
+    limit = given.pop('train_labels', self.train_labels)
     usual = kinds.options_of(self.rules)
-    changed = {name: value for name, value in options.items() if value != usual.get(name)}
-    return dataclasses.replace(self, kind=kinds.get(self.rules, **changed))
+    changed = {name: value for name, value in given.items() if value != usual.get(name)}
+    return dataclasses.replace(self, kind=kinds.get(self.rules, **changed), train_labels=limit)

@@ -7,7 +7,6 @@ import collections
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from mtl_jax import errors
+from mtl_jax import errors, files
 from mtl_jax.data import _ragged
 
 PAD, UNKNOWN, SEPARATOR = '[PAD]', '[UNK]', '[SEP]'
@@ -164,7 +163,7 @@ class Tokenizer:
 
   def save(self, path: str | Path) -> None:
     """Writes the tokenizer as JSON; a file of this name is replaced whole or not at all."""
-    write_atomically(Path(path), self.backend.to_str(pretty=True))
+    files.write(Path(path), self.backend.to_str(pretty=True))
 
 
 def train(
@@ -247,19 +246,6 @@ def pretrained(backend: tokenizers.Tokenizer) -> Tokenizer:
   pad_id = PAD_ID if pad is None else pad
   # Byte-level vocabularies know every text and have no unknown id: padding serves, under the mask.
   return Tokenizer(_kind(backend), backend, pad_id, pad_id if unknown is None else unknown)
-
-
-def write_atomically(path: Path, content: str) -> None:
-  """Writes a text file so that it is there whole or, after a crash, as it was before."""
-  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-  try:
-    with partial.open('w', encoding='utf-8') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl_jax import errors
+from mtl_jax import errors, files
 from mtl_jax.data import text
 
 
@@ -29,13 +29,13 @@ class Vocabularies:
   def write(self, workdir: str | Path) -> None:
     """Writes `vocabulary.json` and the tokenizers, `tokenizer.json` and `pieces.json`."""
     workdir = Path(workdir)
-    files: dict[str, str | None] = {}
+    names: dict[str, str | None] = {}
     for name, tokenizer in (('tokenizer', self.tokenizer), ('pieces', self.pieces)):
-      files[name] = f'{name}.json' if tokenizer else None
+      names[name] = f'{name}.json' if tokenizer else None
       if tokenizer:
         tokenizer.save(workdir / f'{name}.json')
-    content = {'labels': self.labels, 'longest': self.longest, **files}
-    text.write_atomically(
+    content = {'labels': self.labels, 'longest': self.longest, **names}
+    files.write(
       workdir / 'vocabulary.json', json.dumps(content, indent=2, ensure_ascii=False) + '\n'
     )
 

@@ -78,6 +78,15 @@ class Kind(abc.ABC):
   def classes_in(self, label: Any) -> Iterable[str]:
     """The names of the classes in a raw label, of which `names` are counted."""
 
+  def has_label(self, label: Any) -> bool:
+    """Whether a raw label is one, and not what stands for none."""
+    return label is not None and label != ''
+
+  def blank(self, label: Any) -> Any:
+    """What stands for none in place of a raw label."""
+    del label
+    return None
+
   @abc.abstractmethod
   def encode(self, label: Any, number: Callable[[Any], int], count: int) -> Any:
     """A raw label as a target.

@@ -54,6 +54,10 @@ class Regression(Kind):
     del label
     return ()
 
+  def has_label(self, label: Any) -> bool:
+    """Not None, and not NaN."""
+    return label is not None and not math.isnan(label)
+
   def encode(self, label: Any, number: Callable[[Any], int], count: int) -> float:
     """The number itself."""
     del number, count

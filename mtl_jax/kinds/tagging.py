@@ -54,6 +54,14 @@ class Tagging(Kind):
     """Those of all tokens."""
     return label
 
+  def has_label(self, label: Any) -> bool:
+    """Whether some token has one."""
+    return any(tag != '' for tag in label)
+
+  def blank(self, label: Any) -> list[str]:
+    """As many tokens, without labels."""
+    return [''] * len(label)
+
   def encode(self, label: Any, number: Callable[[Any], int], count: int) -> list[int]:
     """The number of each token's class."""
     del count

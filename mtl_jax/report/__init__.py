@@ -3,7 +3,6 @@
 The command is `python -m mtl_jax.report DIR...`.
 """
 
-import contextlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mtl_jax import files
 from mtl_jax.errors import WorkdirError
 from mtl_jax.report import _render
 from mtl_jax.report._runs import Run, Runs, experiments, load
@@ -80,19 +80,19 @@ def report(
     'tex': lambda: _render.latex(found, digits),
     'csv': lambda: _render.comma_separated(found),
   }
-  files = {f'table.{name}': render[name]().encode() for name in formats}
+  written = {f'table.{name}': render[name]().encode() for name in formats}
   if plots:
     from mtl_jax.report import _plots  # matplotlib is slow to import, and tables do without
 
     groups = experiments(runs.finished)
     for group in groups:
       prefix = re.sub(r'[^\w.-]+', '_', group.name) + '_' if len(groups) > 1 else ''
-      files |= {f'{prefix}{name}.png': data for name, data in _plots.plots(group).items()}
+      written |= {f'{prefix}{name}.png': data for name, data in _plots.plots(group).items()}
   folder = Path(out).expanduser() if out is not None else roots[0]
-  for name, data in files.items():
+  for name, data in written.items():
     _write(folder, name, data)
-  if files:
-    console.print(f'Wrote {", ".join(files)} to {folder}', markup=False, highlight=False)
+  if written:
+    console.print(f'Wrote {", ".join(written)} to {folder}', markup=False, highlight=False)
   return found
 
 
@@ -103,14 +103,10 @@ def _console() -> Console:
 
 
 def _write(folder: Path, name: str, data: bytes) -> None:
-  temporary = folder / f'.{name}.{os.getpid()}'
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(data)
-    temporary.replace(folder / name)
+    files.write(folder / name, data)
   except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
     raise WorkdirError(
       f'cannot write {name} in {folder}: {error.strerror}; write elsewhere with --out'
     ) from error

@@ -6,17 +6,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mtl_jax import kinds
+from mtl_jax import results as results_lib
 from mtl_jax.errors import WorkdirError
-
-
-class Direction(NamedTuple):
-  """How a metric reads: which way it improves, and whether it is a percentage."""
-
-  higher_is_better: bool
-  fraction: bool
+from mtl_jax.plain import is_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,22 +52,15 @@ class Run:
     for line in text.splitlines():
       try:
         record = json.loads(line)
-        by_step.setdefault(record['split'], {})[record['step']] = record
+        if isinstance(record['split'], str) and is_number(record['step']):
+          by_step.setdefault(record['split'], {})[record['step']] = record
       except (ValueError, KeyError, TypeError):
         continue
     return {split: [found[step] for step in sorted(found)] for split, found in by_step.items()}
 
-  def direction(self, metric: str) -> 'Direction | None':
+  def direction(self, metric: str) -> results_lib.Direction | None:
     """The direction of a metric; None if neither the run nor any kind of task knows it."""
-    return _direction(self.results, metric)
-
-
-def _direction(results: Mapping[str, Any], metric: str) -> Direction | None:
-  told = (results.get('directions') or {}).get(metric)
-  if told is not None:
-    return Direction(bool(told['higher_is_better']), bool(told['fraction']))
-  known = kinds.find_metric(metric)
-  return known and Direction(known.higher_is_better, known.fraction)
+    return results_lib.direction(self.results, metric)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +100,11 @@ class Experiment:
     """All of them."""
     return [run for entry in self.entries for group in entry.runs.values() for run in group]
 
-  def direction(self, metric: str) -> Direction | None:
+  def direction(self, metric: str) -> results_lib.Direction | None:
     """The direction of a metric, as the first run that knows it says."""
     return next((found for run in self.runs if (found := run.direction(metric))), None)
 
-  def main_direction(self, task: str) -> Direction:
+  def main_direction(self, task: str) -> results_lib.Direction:
     """That of a task's main metric."""
     found = self.direction(self.main_metrics[task])
     assert found is not None, 'runs are read with known main metrics only'
@@ -151,9 +138,8 @@ def load(dirs: Iterable[str | os.PathLike[str]]) -> Runs:
         continue
       try:
         finished.append(_read(path, label))
-      except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f'{error} is missing' if isinstance(error, KeyError) else str(error)
-        bad.append(f'  {label}/results.json: {reason}')
+      except (OSError, ValueError, RecursionError) as error:
+        bad.append(f'  {label}/results.json: {error}')
   if bad:
     raise WorkdirError(
       'cannot read these results; train them again or remove their directories:\n' + '\n'.join(bad)
@@ -166,19 +152,9 @@ def load(dirs: Iterable[str | os.PathLike[str]]) -> Runs:
 
 
 def _read(path: Path, label: str) -> Run:
-  results = json.loads((path / 'results.json').read_text(encoding='utf-8'))
-  if not isinstance(results, dict):
-    raise ValueError('not a JSON object')
-  for key, kind in {'name': str, 'variant': str, 'seed': int, 'tasks': list}.items():
-    if not isinstance(results[key], kind):
-      raise ValueError(f'{key} is {results[key]!r}')
+  results = results_lib.check(json.loads((path / 'results.json').read_text(encoding='utf-8')))
   tasks = tuple(results['tasks'])
-  if not tasks:
-    raise ValueError('no tasks')
   main = {task: results['main_metrics'][task] for task in tasks}
-  for metric in main.values():
-    if _direction(results, metric) is None:
-      raise ValueError(f'unknown metric {metric!r}')
   return Run(
     label, path, results['name'], results['variant'], results['seed'], tasks, main, results
   )

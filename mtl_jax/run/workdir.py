@@ -4,18 +4,20 @@ Only the process with index 0 writes. What is written, and when, is decided by `
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
 import itertools
 import json
+import logging
 import os
 import pathlib
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,11 +25,12 @@ import numpy as np
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from mtl_jax import errors, plain
+from mtl_jax import errors, files, plain
+from mtl_jax import results as results_lib
 from mtl_jax.data import pipeline
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain', 'mtl_jax')
-_RESULTS = ('main_metrics', 'validation', 'best_step', 'steps', 'seconds')
+_LOG = logging.getLogger(__name__)
 
 
 class Workdir:
@@ -54,11 +57,18 @@ class Workdir:
       the results if the run is finished, else None.
 
     Raises:
-      WorkdirError: another config's run is here, or a file cannot be read.
+      WorkdirError: another config's run is here, a file cannot be read, or config.json is missing
+        beside what was trained.
     """
-    existing = self._read('config.json', ('name', 'variant', 'seed'))
-    results = self._read('results.json', _RESULTS)
-    if existing is not None and self._begun():
+    existing = self._read('config.json', _check_config)
+    results = self._read('results.json', _check_results)
+    begun = self._begun()
+    if existing is None and begun:
+      raise errors.WorkdirError(
+        f'{self.path} holds a run without its config.json: nothing tells whether it is this one. '
+        'Bring that file back, choose another --workdir, or remove that directory.'
+      )
+    if existing is not None and begun:
       ours = json.loads(plain.to_json(self._run))
       changed = plain.differences(plain.portable(existing), ours)
       if changed:
@@ -70,76 +80,102 @@ class Workdir:
     return results
 
   @contextlib.contextmanager
-  def open(self, data: plain.Plain) -> Iterator[None]:
+  def open(self, data: plain.Plain) -> Iterator[dict[str, Any] | None]:
     """Claims the directory for this process and writes config.json and versions.json.
+
+    What is there is checked again: another command may have trained here since the first look.
+    Where a run goes on under other versions of what it depends on, the log says so, and
+    versions.json lists them under 'continued', with the step that they begin after.
 
     Args:
       data: `identity` of the data.
 
+    Yields:
+      the results if another command has finished the run; then nothing is written.
+
     Raises:
-      WorkdirError: it cannot be written, the disk is full, another process trains here, or the
-        run that is here began on other data.
+      WorkdirError: as `check`; or it cannot be written, the disk is full, another process trains
+        here, or the run that is here began on other data.
     """
-    begun = self._begun()
-    versions = self._read('versions.json', ()) if begun else None
-    before = (versions or {}).get('data', data)
-    if before != data:
-      raise errors.WorkdirError(
-        f'{self.path}: the data changed since the run began:\n  '
-        + '\n  '.join(plain.differences(before, data))
-        + '\nBring the old data back, choose another --workdir, or remove that directory.'
-      )
+    with self._claimed():
+      results = self.check()
+      if results is None:
+        self._begin(data)
+      yield results
+
+  @contextlib.contextmanager
+  def _claimed(self) -> Iterator[None]:
     if not self._writes:
       yield
       return
     with self.guard():
       self.path.mkdir(parents=True, exist_ok=True)
       probe(self.path)
-      lock = (self.path / '.lock').open('w')
-    with lock:
+      lock = files.open_here(self.path / '.lock', os.O_RDWR)
+    try:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system drops it with the process
       except BlockingIOError:
         raise errors.WorkdirError(f'another process is training in {self.path}') from None
-      if not begun or not (self.path / 'versions.json').exists():
-        self.write_json('versions.json', _versions() | {'data': data})
-      self.write('config.json', plain.to_json(self._run))
       yield
+    finally:
+      os.close(lock)
+
+  def _begin(self, data: plain.Plain) -> None:
+    now = _versions()
+    versions = self._read('versions.json', _check_versions) if self._begun() else None
+    if versions is None:
+      self.write_json('versions.json', now | {'data': data})
+    else:
+      before = versions.get('data', data)
+      if before != data:
+        raise errors.WorkdirError(
+          f'{self.path}: the data changed since the run began:\n  '
+          + '\n  '.join(plain.differences(before, data))
+          + '\nBring the old data back, choose another --workdir, or remove that directory.'
+        )
+      last = dict(versions)
+      for later in versions.get('continued', ()):
+        last |= later
+      changed = {name: version for name, version in now.items() if last.get(name) != version}
+      if changed:
+        step = max(self._steps(), default=0)
+        shown = ', '.join(f'{n} {last.get(n, "(unknown)")} -> {v}' for n, v in changed.items())
+        _LOG.warning('from step %d on under other versions than before: %s', step, shown)
+        continued = [*versions.get('continued', ()), {'after_step': step, **changed}]
+        self.write_json('versions.json', versions | {'continued': continued})
+    self.write('config.json', plain.to_json(self._run))
 
   def _begun(self) -> bool:
     """Whether anything was trained here: a directory that a refused run left is free to take."""
-    finished = (self.path / 'results.json').exists()
-    return finished or any(p.name.isdigit() for p in self.checkpoints.glob('*'))
+    return (self.path / 'results.json').exists() or bool(self._steps())
 
-  def _read(self, name: str, keys: Sequence[str]) -> Any:
-    """The JSON object of a file; None if there is none."""
+  def _steps(self) -> list[int]:
+    """The steps of the checkpoints."""
+    return [int(p.name) for p in self.checkpoints.glob('*') if p.name.isdecimal()]
+
+  def _read(self, name: str, check: Callable[[dict[str, Any]], object]) -> dict[str, Any] | None:
+    """The JSON object of a file that `check` raises no ValueError for; None if there is none."""
     path = self.path / name
     try:
       value = json.loads(path.read_text(encoding='utf-8'))
+      if not isinstance(value, dict):
+        raise ValueError('not a JSON object')
+      check(value)
     except FileNotFoundError:
       return None
-    except (OSError, ValueError) as e:
-      raise errors.WorkdirError(f'Cannot read {path}: {e}') from e
-    missing = list(keys) if not isinstance(value, dict) else [k for k in keys if k not in value]
-    if missing or not isinstance(value, dict):
+    except (OSError, ValueError, RecursionError) as e:
       raise errors.WorkdirError(
-        f'Cannot read {path}: it lacks {", ".join(missing) or "an object"}. Remove {self.path} to '
-        'train this run again.'
-      )
+        f'Cannot read {path}: {e}. Bring the file back, or remove {self.path} to train this run '
+        'again.'
+      ) from e
     return value
 
   def write(self, name: str, text: str) -> None:
     """Writes a file at once: readers see the old content or the new."""
-    if not self._writes:
-      return
-    with self.guard():
-      handle, temporary = tempfile.mkstemp(prefix=f'.{name}.', dir=self.path)
-      with os.fdopen(handle, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-      pathlib.Path(temporary).chmod(0o644)
-      pathlib.Path(temporary).replace(self.path / name)
+    if self._writes:
+      with self.guard():
+        files.write(self.path / name, text)
 
   def write_json(self, name: str, value: Any) -> None:
     """Writes JSON; see `write`."""
@@ -160,8 +196,11 @@ class Workdir:
     try:
       yield
     except OSError as e:
+      reason = e.strerror or str(e)
+      if e.errno == errno.ELOOP:
+        reason = f'{e.filename} is a symbolic link'
       raise errors.WorkdirError(
-        f'Cannot write to {self.path}: {e.strerror or e}. What is there stays as it is.'
+        f'Cannot write to {self.path}: {reason}. What is there stays as it is.'
       ) from e
 
 
@@ -178,7 +217,9 @@ class Metrics:
     with workdir.guard():
       if path.exists():
         workdir.write('metrics.jsonl', ''.join(_lines_until(path, step)))
-      self._file = path.open('a', encoding='utf-8')
+      self._file = os.fdopen(
+        files.open_here(path, os.O_WRONLY | os.O_APPEND), 'a', encoding='utf-8'
+      )
       board = workdir.path / 'tensorboard'
       board.mkdir(exist_ok=True)
       # Not SummaryWriter: its thread and exit handler would speak after us when the disk is full.
@@ -237,6 +278,24 @@ def identity(data: pipeline.Data) -> dict[str, Any]:
     'examples': dict(data.num_examples),
     'fingerprint': digest.hexdigest(),
   }
+
+
+def _check_config(content: Mapping[str, Any]) -> None:
+  missing = [key for key in ('name', 'variant', 'seed') if key not in content]
+  if missing:
+    raise ValueError(f'it lacks {", ".join(missing)}')
+
+
+def _check_results(content: Mapping[str, Any]) -> None:
+  results_lib.check(content, ('validation', 'best_step', 'steps', 'seconds'))
+
+
+def _check_versions(content: Mapping[str, Any]) -> None:
+  continued = content.get('continued', [])
+  if not isinstance(continued, list) or not all(isinstance(later, dict) for later in continued):
+    raise ValueError(f'continued is {continued!r}')
+  if not isinstance(content.get('data', {}), dict):
+    raise ValueError(f'data is {content["data"]!r}')
 
 
 def probe(path: pathlib.Path) -> None:

@@ -2,11 +2,11 @@
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import rich.box
@@ -15,7 +15,7 @@ import rich.progress
 import rich.table
 import rich.text
 
-from mtl_jax import errors, optim, toys
+from mtl_jax import errors, files, optim, toys
 
 _REACHED = 0.2
 _SLOW = 'gradnorm_regression_10'
@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _known('toy problem', problems, toys.PROBLEMS)
     if out.suffix != '.png':
       raise errors.ConfigError(f'--out: {str(out)!r} must end in .png')
-    with _replaced(out) as partial:
-      partial.write_bytes(_run([toys.get(name) for name in problems], methods, args.steps_scale))
+    with _replaced(out) as file:
+      file.write(_run([toys.get(name) for name in problems], methods, args.steps_scale))
     print(f'Wrote {out}')
   except (errors.ConfigError, errors.WorkdirError) as error:
     print(f'error: {error}', file=sys.stderr)
@@ -174,21 +174,16 @@ def _pair(values: Iterable[float]) -> str:
 
 
 @contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
+def _replaced(path: Path) -> Iterator[BinaryIO]:
   """A file beside `path` that takes its place when all went well; made at once, as a check."""
-  partial = path.with_name(f'.{path.name}.{os.getpid()}')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial.touch()
-    yield partial
-    partial.replace(path)
+    with files.replacing(path) as file:
+      yield file
   except OSError as error:
     raise errors.WorkdirError(
       f'cannot write {path}: {error.strerror}; write elsewhere with --out'
     ) from error
-  finally:
-    with contextlib.suppress(OSError):
-      partial.unlink(missing_ok=True)
 
 
 def _known(what: str, names: Sequence[str], choices: Iterable[str]) -> None:

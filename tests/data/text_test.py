@@ -1,6 +1,5 @@
 """Tokenizers: ids, determinism over processes, files, and what is wrong with bad ones."""
 
-import json
 import os
 import subprocess
 import sys
@@ -131,17 +130,3 @@ def test_unknown_kind_and_no_text():
     text.train('word', TEXTS)
   with pytest.raises(errors.DataError, match='no text'):
     text.train('words', [])
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-  path = tmp_path / 'vocabulary.json'
-  text.write_atomically(path, json.dumps(1))
-
-  def full(_):
-    raise OSError(28, 'No space left on device')
-
-  monkeypatch.setattr(os, 'fsync', full)
-  with pytest.raises(OSError, match='No space left'):
-    text.write_atomically(path, json.dumps(2))
-  assert path.read_text() == '1'
-  assert os.listdir(tmp_path) == ['vocabulary.json']

@@ -1,5 +1,6 @@
 """Per-task gradients of every regime against one jax.grad a task, and what they cost."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +96,7 @@ def test_a_masked_nan_target_leaves_the_gradients_finite():
   params = models.init(model, batch)
   batch['targets']['score'][models.B // 2 :] = np.nan
   _, _, grads = everything(model, params, batch)
-  assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
+  chex.assert_tree_all_finite(grads)
 
 
 def test_wrong_shapes_and_masks_are_refused_by_name():

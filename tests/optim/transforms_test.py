@@ -6,10 +6,12 @@ bfloat16 numbers in float32, so that it serves both precisions.
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from mtl_jax import optim
 from tests.optim.contract_test import CASES, PARAMS, T, close, given, stacked, update_of
@@ -66,6 +68,22 @@ def test_vmap_of_a_jitted_scan_is_the_loop_with_donated_states(name):
   close((directions, states), looped(name))
 
 
+class HostTest(chex.TestCase):
+  """Eager, on arrays of the device and of the host, as in the compiled loop."""
+
+  @chex.variants(without_jit=True, without_device=True)
+  @parameterized.parameters(*CASES)
+  def test_an_eager_update_is_the_compiled_one(self, name):
+    tx = optim.get(name, **CASES[name])
+    update = self.variant(
+      lambda grads, state, losses: tx.update(grads, state, PARAMS, **given(grads, losses))
+    )
+    grads, losses = problem(0, 0)
+    direction, state = update(grads, tx.init(PARAMS), losses)
+    close(direction, jax.tree.map(lambda x: x[0, 0], looped(name)[0]))
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(PARAMS))
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_bfloat16_gradients(name):
   """The direction is rounded, a float32 state is not."""
@@ -86,6 +104,6 @@ def test_bfloat16_gradients(name):
       error = np.linalg.norm(np.asarray(leaf, np.float64) - wanted)
       assert error <= 2**-6 * np.linalg.norm(wanted)  # gradients inside are rounded too
   last = jax.tree.map(lambda x: x[0], looped(name)[1])
-  assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, last)
+  chex.assert_trees_all_equal_dtypes(state, last)
   if tx.needs != 'functions':
     close(state, last)

@@ -322,13 +322,6 @@ def test_a_full_disk_is_one_error(tmp_path):
     log.close()
 
 
-@pytest.mark.parametrize(('name', 'text'), [('config.json', '[]'), ('results.json', '{}')])
-def test_damaged_files_are_named(name, text, tmp_path):
-  (tmp_path / name).write_text(text)
-  with pytest.raises(errors.WorkdirError, match=rf'Cannot read .*{name}.*Remove'):
-    workdir_lib.Workdir(tmp_path, _run()).check()
-
-
 def test_a_damaged_checkpoint_says_what_to_remove(tmp_path):
   state = {'w': jnp.arange(5000.0)}  # large enough for a file of its own
   with checkpoint.Checkpoints(tmp_path) as checkpoints:

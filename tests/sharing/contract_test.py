@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,7 +148,7 @@ def test_losses_fall_in_ten_steps_for_two_seeds_at_once(name, regime):
     return metrics
 
   metrics = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(0), 2))
-  assert np.isfinite(metrics['loss']).all()
+  chex.assert_tree_all_finite(metrics['loss'])
   assert (metrics['loss'][:, -1].sum(-1) < metrics['loss'][:, 0].sum(-1)).all()
 
 
@@ -160,7 +161,7 @@ def test_outputs_need_no_labels_and_evaluation_adds_up(name):
   result = mtl_jax.make_eval_step(model)(params, batch)
   mean = result['loss_sum'] / result['loss_count']
   np.testing.assert_allclose(mean, models.losses(model, params, batch), rtol=1e-5)
-  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs))
+  chex.assert_tree_all_finite(outputs)
 
 
 @pytest.mark.parametrize('name', sharing.SHARING)

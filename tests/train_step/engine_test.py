@@ -2,6 +2,7 @@
 
 import logging
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -262,9 +263,8 @@ def test_validation_driven_methods_train_a_model(name):
   given, _ = step(state, half, held)
   models.assert_trees_close(split.params, given.params)
   assert metrics['finite'].all()
-  for leaf, old in zip(jax.tree.leaves(split.params), jax.tree.leaves(state.params), strict=True):
-    assert np.isfinite(leaf).all()
-    assert leaf.shape == old.shape
+  chex.assert_tree_all_finite(split.params)
+  chex.assert_trees_all_equal_shapes_and_dtypes(split.params, state.params)
   first = models.losses(model, state.params, half)
   for _ in range(10):
     split, _ = step(split, half, held)

@@ -1,10 +1,14 @@
 """The train step: every path gives the update of its definition, on one device and on eight."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl.testing import parameterized
 from flax import nnx
 
 import mtl_jax
@@ -28,13 +32,12 @@ def start(balance, optimizer, encoder='mlp', mesh=None, model=None, dropout=0.0)
   return model, batch, state, step
 
 
-@pytest.mark.parametrize('name', BALANCERS)
-def test_one_step_is_the_definition(name):
-  """Against the stacked gradients put through the method by hand and plain SGD."""
+@functools.cache
+def definition(name):
+  """A state, a batch, and what a step must give by the stacked gradients and plain SGD."""
   balance = BALANCERS[name]()
-  model, batch, state, step = start(balance, optax.sgd(0.1))
-  before = jax.tree.map(jnp.copy, state.params)
-  losses, grads = jax.jit(lambda p: mtl_jax.task_gradients(model, p, batch))(before)
+  model, batch, state, _ = start(balance, optax.sgd(0.1))
+  losses, grads = jax.jit(lambda p: mtl_jax.task_gradients(model, p, batch))(state.params)
   if getattr(balance, 'weighting', None) is not None:
     weights, _ = balance.weighting.update(
       balance.weighting.init(3),
@@ -44,16 +47,28 @@ def test_one_step_is_the_definition(name):
     )
     shared = gradients.combine(weights, grads['shared'])
   else:
-    shared, _ = balance.update(grads['shared'], balance.init(before['shared']), losses=losses)
+    shared, _ = balance.update(grads['shared'], balance.init(state.params['shared']), losses=losses)
   tasks = grads['tasks']
   if name == 'mean_tasks':  # a loss weighting scales the whole loss
     tasks = jax.tree.map(lambda g: g / 3, tasks)
-  state, metrics = step(state, batch)
-  expected = jax.tree.map(lambda p, g: p - 0.1 * g, before, {'shared': shared, 'tasks': tasks})
-  models.assert_trees_close(state.params, expected)
-  np.testing.assert_allclose(metrics['loss'], losses, rtol=1e-5)
-  assert metrics['finite'].all()
-  assert int(state.step) == 1
+  grads = {'shared': shared, 'tasks': tasks}
+  return model, state, batch, losses, jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
+
+
+class OneStepTest(chex.TestCase):
+  """A step is its definition: compiled, eager, on arrays of the host, and under pmap."""
+
+  @chex.all_variants(with_device=False)
+  @parameterized.parameters(*BALANCERS)
+  def test_one_step_is_the_definition(self, name):
+    model, state, batch, losses, expected = definition(name)
+    pure = mtl_jax.make_train_step(model, BALANCERS[name](), optax.sgd(0.1), jit=False)
+    new, metrics = self.variant(pure)(state, batch)
+    models.assert_trees_close(new.params, expected)
+    np.testing.assert_allclose(metrics['loss'], losses, rtol=1e-5)
+    chex.assert_shape([metrics['loss'], metrics['finite']], (3,))
+    assert metrics['finite'].all()
+    assert int(new.step) == 1
 
 
 @pytest.mark.parametrize('encoder', ['mlp', 'bilstm', 'transformer'])
@@ -129,6 +144,18 @@ def test_the_step_is_compiled_once(mesh):
 
   assert _count_compilations(lambda: advance(1)) > 0
   assert _count_compilations(lambda: advance(4)) == 0
+
+
+@pytest.mark.parametrize('name', BALANCERS)
+def test_the_step_is_traced_once(name):
+  """What a step returns is typed as what it takes, weakly typed scalars and all."""
+  chex.clear_trace_counter()  # parameters of a test do not tell its functions apart
+  balance, optimizer = BALANCERS[name](), optax.adamw(1e-3)
+  model, _, state, _ = start(balance, optimizer)
+  step = mtl_jax.make_train_step(model, balance, optimizer, jit=False)
+  step = jax.jit(chex.assert_max_traces(step, n=1), donate_argnums=0)
+  for seed in range(3):
+    state, _ = step(state, models.shared_batch('mlp', seed))
 
 
 def test_state_is_donated_and_randomness_follows_the_step():
