@@ -36,7 +36,7 @@ def get_config():
   config.encoder.embedding.features = 64
   config.encoder.transformer.update(features=64, mlp_features=128)
   config.optimizer.learning_rate = 3e-3
-  config.optimizer.schedule.warmup_steps = 50
+  config.optimizer.schedule.warmup_share = 1 / 12  # 50 steps
   config.train.batch_size = 64
   config.train.steps = 600
   config.train.eval_every = 200

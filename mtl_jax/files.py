@@ -37,6 +37,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     partial.unlink(missing_ok=True)
 
 
+def is_file(path: str | Path) -> bool:
+  """Whether there is a file of this name; False also for what could not be a name."""
+  try:
+    return Path(path).expanduser().is_file()
+  except (OSError, ValueError, RuntimeError):  # too long, a NUL, ~ of nobody
+    return False
+
+
 def open_here(path: Path, flags: int) -> int:
   """Opens a file, made if there is none, as it is: not emptied, and never through a link.
 

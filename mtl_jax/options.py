@@ -54,6 +54,8 @@ Positive = Annotated[float, Range(0, closed_left=False)]
 """Above 0."""
 Share = Annotated[float, Range(0, 1, closed_right=False)]
 """A part that is not the whole: of what is dropped out, of the past in a mean."""
+Fraction = Annotated[float, Range(0, 1)]
+"""From nothing to the whole."""
 Counts = Annotated[Sequence[int], Range(1)]
 """One or more sizes, each at least 1."""
 

@@ -47,8 +47,9 @@ def to_json(run: Plain) -> str:
 
 
 def portable(run: Plain) -> Plain:
-  """Returns a run's config without the paths of this machine."""
+  """Returns a run's config without the paths of this machine, and the variants beside it."""
   run = copy.deepcopy(run)
+  run.pop('order', None)
   for key in _PATHS:
     if is_section(run.get('dataset')):
       run['dataset'].pop(key, None)
@@ -62,12 +63,24 @@ def portable(run: Plain) -> Plain:
   return run
 
 
-def differences(old: Plain, new: Plain) -> list[str]:
-  """Returns `key: old -> new` for every key in which two configs read from JSON differ."""
-  before, after = dict(leaves(old)), dict(leaves(new))
-  absent = '(absent)'
-  return [
-    f'{path}: {before.get(path, absent)!r} -> {after.get(path, absent)!r}'
-    for path in before | after
-    if before.get(path, absent) != after.get(path, absent)
-  ]
+def differences(old: Plain, new: Plain, most: int = 10) -> list[str]:
+  """Returns `key: old -> new` for what differs in two configs read from JSON, in a few lines.
+
+  A section that only one of them has takes one line; what is beyond `most` lines is counted.
+  """
+  lines = list(_differences(old, new, ''))
+  more = len(lines) - most
+  return lines if more <= 0 else [*lines[:most], f'and {more} more']
+
+
+def _differences(old: Plain, new: Plain, prefix: str) -> Iterable[str]:
+  for key in old | new:
+    path, sections = f'{prefix}{key}', [is_section(side.get(key)) for side in (old, new)]
+    name = f'task {key}' if prefix == 'tasks.' else path
+    if all(sections):
+      yield from _differences(old[key], new[key], f'{path}.')
+    elif any(sections) and not (key in old and key in new):
+      yield f'{name}: {"new" if key in new else "gone"}'
+    elif key not in old or key not in new or old[key] != new[key]:
+      before, after = (repr(side[key]) if key in side else '(absent)' for side in (old, new))
+      yield f'{path}: {before} -> {after}'

@@ -19,7 +19,8 @@ Exit codes:
     4  the work directory cannot be used: another config's run, no permission, a full disk
     5  a loss or gradient became NaN or infinite; the last good checkpoint is intact
   130  interrupted (Ctrl-C, SIGINT): the state was saved after the current step
-  143  terminated (SIGTERM): likewise; a second signal ends the command without saving
+  143  terminated (SIGTERM): likewise; a second signal ends the command without saving, and so does
+       the first where nothing is unsaved, as while data are prepared or the first step compiles
 """
 
 import os
@@ -53,6 +54,7 @@ def run(
   *,
   variants: Iterable[str] = (),
   should_stop: Callable[[], bool] = lambda: False,
+  unsaved: Callable[[bool], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
   """Trains the runs of a config that are not finished, one after the other.
 
@@ -61,6 +63,8 @@ def run(
     workdir: where the runs' directories are, or will be.
     variants: names of the variants to train; () for all.
     should_stop: asked after every step; once it is true, the state is saved and training ends.
+    unsaved: told True when there may be steps that no checkpoint has, so that a process which ended
+      now would have to train them again, and False when there are none.
 
   Returns:
     the results of all runs, as in their results.json: by variant, then by seed.
@@ -103,6 +107,7 @@ def run(
               console,
               prepared[variant].steps,
               should_stop,
+              unsaved,
             )
             result = training.train()
         console.finish(_summary(result))
@@ -160,29 +165,26 @@ def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
   memory.keep_freed()
   logging.set_verbosity(logging.ERROR)  # orbax tells of every file
-  try:
-    arguments = command_line.parse(sys.argv if argv is None else argv, __doc__)
-    if arguments is None:
-      return 0
-    with signals_lib.Signals() as signals:
-      try:
-        run(
-          arguments.config,
-          arguments.workdir,
-          variants=arguments.variants,
-          should_stop=lambda: signals.received is not None,
-        )
-      except Interrupted as e:
-        print(e, file=sys.stderr)
-        return signals.exit_code
-      except signals_lib.Stopped:
-        print('stopped at once; the same command goes on from the last checkpoint', file=sys.stderr)
-        return signals.exit_code
-    if jax.process_index() == 0:
-      _report(arguments.workdir)
-  except tuple(command_line.EXIT_CODES) as e:
-    print(f'error: {e}', file=sys.stderr)
-    return command_line.exit_code(e)
+  with signals_lib.Signals() as signals:
+    try:
+      arguments = command_line.parse(sys.argv if argv is None else argv, __doc__)
+      if arguments is None:
+        return 0
+      run(
+        arguments.config,
+        arguments.workdir,
+        variants=arguments.variants,
+        should_stop=lambda: signals.received is not None,
+        unsaved=signals.hold,
+      )
+      if jax.process_index() == 0:
+        _report(arguments.workdir)
+    except Interrupted as e:
+      print(e, file=sys.stderr)
+      return signals.exit_code
+    except tuple(command_line.EXIT_CODES) as e:
+      print(f'error: {e}', file=sys.stderr)
+      return command_line.exit_code(e)
   return 0
 
 

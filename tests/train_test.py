@@ -123,13 +123,13 @@ def start(config_file, tmp_path_factory):
   processes = []
   logs = tmp_path_factory.mktemp('logs')
 
-  def start(workdir, *flags):
+  def start(workdir, *flags, cached=True):
     command = [sys.executable, '-m', 'mtl_jax.train', f'--config={config_file}']
     log = logs / f'{len(processes)}'
     with log.open('w') as file:  # a pipe that nobody reads would stop the process when it is full
       process = subprocess.Popen(
         [*command, f'--workdir={workdir}', *flags],
-        env=environment,
+        env=environment if cached else environment | {'JAX_ENABLE_COMPILATION_CACHE': 'false'},
         stdout=file,
         stderr=subprocess.STDOUT,
       )
@@ -154,8 +154,15 @@ class _Command(NamedTuple):
 
   def wait_for_step(self, run, step):
     """Returns once it has written the checkpoint of a step."""
+    self._wait(lambda: _last_step(run) >= step)
+
+  def wait_for(self, text):
+    """Returns once it has printed a text."""
+    self._wait(lambda: text in self.log.read_text())
+
+  def _wait(self, condition):
     deadline = time.monotonic() + 300
-    while _last_step(run) < step:
+    while not condition():
       assert self.process.poll() is None, self.log.read_text()
       assert time.monotonic() < deadline, self.log.read_text()
       time.sleep(0.01)
@@ -192,10 +199,18 @@ def _assert_same(run, other):
     assert [name for name in leaves if leaves[name] != arrays[step][name]] == []
 
 
-def test_sigkill_at_any_moment_changes_nothing(start, tmp_path):
+@pytest.fixture
+def whole(start, tmp_path_factory):
+  """The directory of a command that was never stopped."""
+  workdir = tmp_path_factory.getbasetemp() / 'whole'
+  if not workdir.exists():
+    code, output = start(workdir).finish()
+    assert code == 0, output
+  return workdir
+
+
+def test_sigkill_at_any_moment_changes_nothing(start, whole, tmp_path):
   """Kills while training and while checkpoints are written (one every three steps)."""
-  code, output = start(tmp_path / 'whole').finish()
-  assert code == 0, output
   rng = random.Random(1)
   run = tmp_path / 'killed' / 'default' / 'seed_0'
   for step in (3, 12, 24):
@@ -208,7 +223,44 @@ def test_sigkill_at_any_moment_changes_nothing(start, tmp_path):
   code, output = start(tmp_path / 'killed').finish()
   assert code == 0, output
   assert 'goes on from step' in output
-  _assert_same(run, tmp_path / 'whole' / 'default' / 'seed_0')
+  _assert_same(run, whole / 'default' / 'seed_0')
+
+
+def test_signals_at_any_moment_end_the_command_with_their_codes(start, whole, tmp_path):
+  """While data are prepared, while XLA compiles, while training, and two signals."""
+  run = tmp_path / 'default' / 'seed_0'
+  for moment, delay, number, code in (
+    ('preparing data', 0.0, signal.SIGINT, 130),
+    ('jacobian=', 1.5, signal.SIGTERM, 143),
+    ('jacobian=', 0.5, signal.SIGINT, 130),
+  ):
+    command = start(tmp_path, cached=False)
+    command.wait_for(moment)
+    time.sleep(delay)
+    command.process.send_signal(number)
+    ended, output = command.finish()
+    assert ended == code, output
+    assert output.endswith('stopped at once: no trained step was lost; the same command goes on\n')
+    assert 'Traceback' not in output
+    assert not _last_step(run)
+  for step, numbers, code in (
+    (3, [signal.SIGTERM], 143),
+    (6, [signal.SIGINT] * 2, 130),
+    (9, [signal.SIGTERM] * 3, 143),
+  ):
+    command = start(tmp_path)
+    command.wait_for_step(run, step)
+    for number in numbers:
+      command.process.send_signal(number)
+      time.sleep(0.02)
+    ended, output = command.finish()
+    assert ended == code, output
+    assert 'Traceback' not in output
+    last = output.splitlines()[-1]
+    assert 'stopped at once; the same' in last if len(numbers) > 1 else 'stopped after' in last
+  code, output = start(tmp_path).finish()
+  assert code == 0, output
+  _assert_same(run, whole / 'default' / 'seed_0')
 
 
 def test_signals_save_and_exit_with_their_codes(start, tmp_path):

@@ -38,11 +38,13 @@ class ScheduleOptions:
 
   Attributes:
     name: one of `SCHEDULES`.
-    warmup_steps: linear from 0 to the peak.
+    warmup_steps: linear from 0 to the peak; 0: `warmup_share` of all steps.
+    warmup_share: see `warmup_steps`.
   """
 
   name: str = 'cosine'
   warmup_steps: options.Natural = 0
+  warmup_share: options.Fraction = 0.0
 
 
 Mask = Callable[[Any], Any]
@@ -127,14 +129,25 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
 """Every schedule of the learning rate after the warm-up: `(peak, steps, **options)`."""
 
 
+def warmup_steps(run: Run, steps: int) -> int:
+  """The steps of warm-up of a training of `steps`.
+
+  Raises:
+    ConfigError: they are more than there are.
+  """
+  chosen = run['optimizer']['schedule']
+  if chosen['warmup_steps'] > steps:
+    raise errors.ConfigError(
+      f'optimizer.schedule.warmup_steps: {chosen["warmup_steps"]} is more than the {steps} steps '
+      'of training; warmup_share gives a share of them'
+    )
+  return chosen['warmup_steps'] or round(chosen['warmup_share'] * steps)
+
+
 def build_schedule(run: Run, steps: int) -> optax.Schedule:
   """step -> learning rate: linear warm-up to the peak, then the chosen decay to the last step."""
-  chosen = run['optimizer']['schedule']
-  peak, warmup, name = run['optimizer']['learning_rate'], chosen['warmup_steps'], chosen['name']
-  if warmup > steps:
-    raise errors.ConfigError(
-      f'optimizer.schedule.warmup_steps: {warmup} is more than the {steps} steps of training'
-    )
+  chosen, warmup = run['optimizer']['schedule'], warmup_steps(run, steps)
+  peak, name = run['optimizer']['learning_rate'], chosen['name']
   decay = SCHEDULES[name](peak, max(steps - warmup, 1), **chosen.get(name, {}))
   if not warmup:
     return decay

@@ -1,9 +1,12 @@
 """The checks of a single run's config, before anything is made of it."""
 
+import pathlib
+from typing import Any
+
 import jax.numpy as jnp
 
 from mtl_jax import encoders, errors, kinds, metrics, optim, train_step
-from mtl_jax.build import balance, encoder, model, start
+from mtl_jax.build import balance, encoder, model, optimizer, start
 from mtl_jax.config import sections
 from mtl_jax.config.fit import COMMON, task_section
 from mtl_jax.data import builders
@@ -11,11 +14,18 @@ from mtl_jax.data import specs as specs_lib
 from mtl_jax.evaluate import selection
 from mtl_jax.plain import Plain, is_number, is_section, leaves
 
+PATHS = (
+  *('dataset.data_dir', 'dataset.manual_dir', 'dataset.tokenizer'),
+  *('encoder.embedding.vectors', 'encoder.bert.path', 'init_from'),
+)
+
 
 def check(run: Plain, where: str) -> Plain:
   """Checks a single run's values; returns it with only the tasks and options that are used."""
   try:
     with errors.as_config_errors():
+      for path in PATHS:
+        _check_path(run, path)
       _check_dataset(run)
       for section, names in sections.CHOICES.items():
         _choose(run, section, tuple(names))
@@ -23,6 +33,20 @@ def check(run: Plain, where: str) -> Plain:
   except errors.ConfigError as e:
     raise errors.ConfigError(f'{where}{e}') from None
   return run
+
+
+def _check_path(run: Plain, path: str) -> None:
+  """Raises ConfigError for what can be no path: too long, of nobody's home, not to be read."""
+  section, _, key = path.rpartition('.')
+  node: Any = run
+  for part in section.split('.') if section else ():
+    node = node[part]
+  try:
+    pathlib.Path(node[key] or '.').expanduser().stat()
+  except (FileNotFoundError, NotADirectoryError):
+    pass  # who reads it says what is missing
+  except (OSError, RuntimeError) as e:
+    raise errors.ConfigError(f'{path}: {node[key]!r} is no usable path: {e}') from None
 
 
 def _check_dataset(run: Plain) -> None:
@@ -121,6 +145,8 @@ def _check_values(run: Plain) -> None:
       f'(now steps={train["steps"]}, epochs={train["epochs"]})'
     )
   sections.check(run)
+  if train['steps']:  # with epochs, the data tell
+    optimizer.warmup_steps(run, train['steps'])
   encoder.check_encoder(run)
   start.check_transfer(run)
   model.check_sharing(run)

@@ -1,18 +1,19 @@
 """Command lines: flags, overrides of the config, and exit codes."""
 
+import ast
 import dataclasses
 import importlib.util
 import pathlib
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from absl import flags
-from ml_collections import config_dict, config_flags
+from ml_collections import config_dict
 
 from mtl_jax import config as config_lib
-from mtl_jax import errors, plain
-from mtl_jax.config import shipped
+from mtl_jax import errors, files, plain
+from mtl_jax.config import fit, shipped
 
 EXIT_CODES: dict[type[Exception], int] = {
   errors.ConfigError: 2,
@@ -35,6 +36,11 @@ environment:
   MTL_JAX_KEEP_MEMORY=0        on a CPU, memory that a step frees goes back to the system: less of
                                it is held, and steps are slower (on Linux with glibc)
 """
+_HELP = ('help', 'helpfull', 'helpshort', 'h')
+_BOOLS = {
+  **dict.fromkeys(('true', 't', 'yes', '1'), True),
+  **dict.fromkeys(('false', 'f', 'no', '0'), False),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,30 +76,91 @@ def parse(argv: Sequence[str], description: str, *, needs_workdir: bool = True) 
   if 'helpshort' in wanted:
     print(flags_help)
     return None
-  path, rest = _take_config(argv)
+  flags = dict(_flags(argv[1:], ('config', 'variants', *(['workdir'] if needs_workdir else []))))
+  path = flags.get('config')
+  if path is None:
+    raise errors.ConfigError('the flag --config=FILE.py is required. See --help.')
   config = load(path)
-  found = [re.match(r'--?(?:no)?config\.([^=]*)', arg) for arg in rest[1:]]
-  overrides = [match[1] for match in found if match]
-  for key in overrides:
-    config_lib.check_path(config, key)
-  values = flags.FlagValues()
-  if needs_workdir:
-    flags.DEFINE_string('workdir', None, '', flag_values=values)
-  flags.DEFINE_list('variants', [], '', flag_values=values)
-  try:
-    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=rest)
-    left = values(rest)[1:]
-    given = values['workdir'].value if needs_workdir else '.'
-    workdir = str(pathlib.Path(given or '').expanduser())
-  except (flags.Error, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as e:
-    raise errors.ConfigError(f'{e}\nSee --help.') from None
-  if left:
-    raise errors.ConfigError(f'unexpected argument {left[0]!r}. See --help.')
-  if not given:
+  overrides = {name[len('config.') :]: text for name, text in flags.items() if '.' in name}
+  for key, text in overrides.items():
+    _override(config, key, text)
+  if needs_workdir and not flags.get('workdir'):
     raise errors.ConfigError('the flag --workdir=DIR is required. See --help.')
-  variants = tuple(values['variants'].value or ())
-  _check_shadowed(config, variants, overrides)
+  try:
+    workdir = str(pathlib.Path(flags.get('workdir') or '').expanduser())
+  except RuntimeError as e:  # ~ of nobody
+    raise errors.ConfigError(f'--workdir={flags["workdir"]}: {e}') from None
+  variants = tuple(
+    name.strip() for name in (flags.get('variants') or '').split(',') if name.strip()
+  )
+  _check_shadowed(config, variants, list(overrides))
   return Arguments(config, workdir, variants)
+
+
+def _flags(arguments: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+  """Yields (name, value) of `--name=value` and `--name value`; 'false' for `--noconfig.KEY`.
+
+  The value is None where none is given: one of these names alone at the end, or `--config.KEY`
+  before another flag.
+  """
+  left = list(arguments)
+  while left:
+    argument = left.pop(0)
+    match = re.fullmatch(r'--?([^-=][^=]*)(?:=(.*))?', argument, re.DOTALL)
+    if match is None:
+      raise errors.ConfigError(f'unexpected argument {argument!r}. See --help.')
+    name, value = match.groups()
+    if name.startswith('noconfig.') and value is None:
+      yield name[len('no') :], 'false'
+      continue
+    if name.split('.')[0] not in names or ('.' in name and not name.startswith('config.')):
+      valid = [f'--{flag}' for flag in (*names, 'config.KEY', *_HELP[::2])]
+      near = errors.nearest(f'--{name.split(".")[0]}', valid)
+      raise errors.ConfigError(f'no flag {"--" + name!r}{near}')
+    if value is None and left and (name in names or not left[0].startswith('--')):
+      value = left.pop(0)
+    yield name, value
+
+
+def _override(config: config_dict.ConfigDict, key: str, text: str | None) -> None:
+  """Sets a key of the config to what stands on the command line."""
+  config_lib.check_path(config, key)
+  *sections, last = key.split('.')
+  node = config
+  for section in sections:
+    node = node[section]
+  base = node[last]
+  if plain.is_section(base):
+    inside = ', '.join(f'--config.{key}.{name}' for name in list(base)[:3])
+    raise errors.ConfigError(f'config.{key}: is a section; change one of its keys: {inside} ...')
+  if text is None and not isinstance(base, bool):
+    raise errors.ConfigError(f'--config.{key} needs a value: --config.{key}=VALUE')
+  try:
+    node[last] = _convert(text or '', base) if text is not None else True
+  except (ValueError, TypeError):
+    raise errors.ConfigError(f'config.{key}: need {fit.describe(base)}, not {text!r}') from None
+
+
+def _convert(text: str, base: Any) -> Any:
+  """Returns a text as a value of the type of `base`; raises ValueError for what is none."""
+  if isinstance(base, bool):
+    if text.lower() not in _BOOLS:
+      raise ValueError(text)
+    return _BOOLS[text.lower()]
+  if isinstance(base, int | float | str):
+    return type(base)(text)
+  if not isinstance(base, tuple | list):
+    raise ValueError(text)
+  try:
+    value = ast.literal_eval(text or '()')
+  except (ValueError, SyntaxError, MemoryError, RecursionError):  # texts without quotes
+    if re.search(r'[()\[\]{}\'"]', text) and ',' in text:
+      raise ValueError(text) from None
+    value = tuple(text.split(','))
+  items = value if isinstance(value, tuple | list) else (value,)
+  if not all(isinstance(item, int | float | str | tuple | list) for item in items):
+    raise ValueError(text)
+  return type(base)(items)
 
 
 def _check_shadowed(
@@ -117,10 +184,8 @@ def load(path: str) -> config_dict.ConfigDict:
   """
   name, *argument = shipped.split(path)
   spec = importlib.util.spec_from_file_location('config_file', name)
-  if not pathlib.Path(name).is_file() or spec is None or spec.loader is None:
-    directory = pathlib.Path(name).parent
-    near = errors.nearest(pathlib.Path(name).name, (p.name for p in directory.glob('*.py')))
-    raise errors.ConfigError(f'no config file {name!r}{near}')
+  if not files.is_file(name) or spec is None or spec.loader is None:
+    raise errors.ConfigError(f'no config file {name!r}{_near(pathlib.Path(name))}')
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
@@ -140,6 +205,14 @@ def load(path: str) -> config_dict.ConfigDict:
   return config
 
 
+def _near(path: pathlib.Path) -> str:
+  """The config file beside `path` whose name is the nearest."""
+  try:
+    return errors.nearest(path.name, [p.name for p in path.parent.glob('*.py')])
+  except OSError:  # there is no such directory, nor could there be
+    return ''
+
+
 def _explain(error: BaseException) -> str:
   """What went wrong in a config file; a misspelt key is told in our words."""
   text = str(error)
@@ -154,15 +227,3 @@ def _explain(error: BaseException) -> str:
 def exit_code(error: BaseException) -> int:
   """The exit code for one of the errors in `EXIT_CODES`."""
   return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-
-
-def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
-  """Returns the value of --config and the arguments without it."""
-  for i, arg in enumerate(argv[1:], start=1):
-    name, has_value, value = arg.partition('=')
-    if name in ('--config', '-config'):
-      if has_value:
-        return value, [*argv[:i], *argv[i + 1 :]]
-      if i + 1 < len(argv):
-        return argv[i + 1], [*argv[:i], *argv[i + 2 :]]
-  raise errors.ConfigError('the flag --config=FILE.py is required. See --help.')

@@ -6,10 +6,11 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from mtl_jax import encoders
+from mtl_jax import encoders, errors
 from mtl_jax.config import sections
-from mtl_jax.config.fit import merge, task_section
+from mtl_jax.config.fit import describe, merge_task
 from mtl_jax.data import pipeline
+from mtl_jax.plain import is_section
 
 
 def default() -> config_dict.ConfigDict:
@@ -74,9 +75,9 @@ def tasks(options: Mapping[str, Mapping[str, Any]]) -> config_dict.ConfigDict:
   Raises:
     ConfigError: an option does not exist, or its value has the wrong type.
   """
-  sections = {
-    name: merge(f'tasks.{name}', task_section(), given) for name, given in options.items()
-  }
+  if not is_section(options):
+    raise errors.ConfigError(f'tasks: need {describe({})}, one a task, not {options!r}')
+  sections = {name: merge_task(name, given) for name, given in options.items()}
   return config_dict.ConfigDict(sections, sort_keys=False)
 
 

@@ -50,6 +50,13 @@ def merge(path: str, base: Plain, given: Mapping[str, Any]) -> Plain:
   return merged
 
 
+def merge_task(name: str, given: Any) -> Plain:
+  """Returns the options of a task, with the values of `given`."""
+  if not is_section(given):
+    raise errors.ConfigError(f'tasks.{name}: need {describe({})}, not {given!r}')
+  return merge(f'tasks.{name}', task_section(), given)
+
+
 def _fit(where: str, base: Any, value: Any) -> Any:
   """Returns `value` in the type of `base`."""
   if where in ('variants', 'paper') and is_section(value):
@@ -57,25 +64,47 @@ def _fit(where: str, base: Any, value: Any) -> Any:
   if where == 'encoder.custom' and is_section(value):
     return plain(value)
   if where == 'tasks' and is_section(value):
-    return {name: merge(f'tasks.{name}', task_section(), given) for name, given in value.items()}
+    return {name: merge_task(name, given) for name, given in value.items()}
   if is_section(base) and is_section(value):
     return merge(where, base, value)
   if isinstance(base, tuple) and isinstance(value, tuple | list):
     return tuple(value)
   if isinstance(base, float) and is_number(value):
-    return float(value)
+    try:
+      return float(value)
+    except OverflowError:
+      raise errors.ConfigError(f'{where}: need a number below 1e308') from None
   if is_int(base) and is_int(value):
     return value
   if isinstance(base, bool | str) and type(base) is type(value):
     return value
-  raise errors.ConfigError(f'{where}: need {_describe(base)}, not {value!r}')
+  raise errors.ConfigError(f'{where}: need {describe(base)}, not {value!r}')
 
 
-def _describe(base: Any) -> str:
+def describe(base: Any) -> str:
+  """What a key with the default `base` needs, in the words of an error."""
   if is_section(base):
     return 'a section with keys'
   kinds = {bool: 'True or False', int: 'an integer', float: 'a number', str: 'a text'}
+  kinds |= {tuple: "a tuple, such as 1,2 or ('a', 'b')"}
   return kinds.get(type(base), f'a {type(base).__name__}')
+
+
+def check_sound(where: str, value: Any) -> None:
+  """Raises ConfigError for what no file, path or array could hold: odd texts, enormous integers."""
+  if is_section(value):
+    for name, inner in value.items():
+      check_sound(where, name)
+      check_sound(f'{where}.{name}', inner)
+  elif isinstance(value, tuple | list):
+    for item in value:
+      check_sound(where, item)
+  elif complaint := errors.no_text(value) or errors.no_text(where):
+    raise errors.ConfigError(f'{ascii(where)[1:-1]} {complaint}')
+  elif isinstance(value, str) and '\0' in value:
+    raise errors.ConfigError(f'{where}: {value!r} has a NUL, which no file could hold')
+  elif is_int(value) and not -(2**31) <= value < 2**31 and where != 'seeds':
+    raise errors.ConfigError(f'{where}: need an integer from -2**31 to 2**31 - 1')
 
 
 def assign(run: Plain, path: str, value: Any, where: str) -> None:

@@ -9,7 +9,7 @@ from ml_collections import config_dict
 from mtl_jax import errors
 from mtl_jax.config import checks
 from mtl_jax.config.default import default
-from mtl_jax.config.fit import assign, merge
+from mtl_jax.config.fit import assign, check_sound, merge
 from mtl_jax.plain import Plain, is_int, leaves, plain
 
 
@@ -24,14 +24,16 @@ def resolve(
 
   Returns:
     one config for each variant and seed, seeds varying fastest: `seed` and `variant` in place of
-    `seeds`, `variants` and `only`, the `tasks` to be trained, and no options of what is not chosen.
+    `seeds`, `variants` and `only`, the `tasks` to be trained, and no options of what is not chosen;
+    `order` names all variants, which tables follow.
 
   Raises:
     ConfigError: a key, task, method, encoder, metric or value does not exist or fit; the message
-      names the nearest that does.
+      names the nearest that does, and the variant. Variants that are not chosen are not looked at.
   """
   whole = merge('', plain(default()), plain(config))
-  _check_texts(whole)
+  for name, value in whole.items():
+    check_sound(name, value)
   seeds = whole.pop('seeds')
   changes = whole.pop('variants') or {'default': {}}
   variants = tuple(variants)
@@ -54,15 +56,9 @@ def resolve(
     for path, value in leaves(change):
       assign(single, path, value, f'variants.{name}: ')
     single = checks.check(single, f'variant {name!r}: ' if len(changes) > 1 else '')
-    runs += [{'name': single['name'], 'variant': name, 'seed': seed} | single for seed in seeds]
+    first = {'name': single['name'], 'variant': name, 'order': tuple(changes)}
+    runs += [first | {'seed': seed} | single for seed in seeds]
   return runs
-
-
-def _check_texts(config: Plain) -> None:
-  """Raises ConfigError for a key or a value with a text that UTF-8 cannot write."""
-  for path, value in leaves(config):
-    if complaint := errors.no_text(path) or errors.no_text(value):
-      raise errors.ConfigError(f'{ascii(path)[1:-1]} {complaint}')
 
 
 def validate(config: config_dict.ConfigDict | Mapping[str, Any]) -> None:

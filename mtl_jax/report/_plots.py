@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -284,4 +285,6 @@ def _caption(figure: Figure, experiment: Experiment) -> None:
   suffix = ''
   if seeds > 1:
     suffix = f': mean of {seeds} seeds (thin once one has stopped), band from lowest to highest'
-  figure.suptitle(f'{experiment.name}{suffix}', fontsize=10)
+  title = f'{experiment.name}{suffix}'
+  width = int(12 * figure.get_figwidth())  # 12 letters an inch
+  figure.suptitle(textwrap.fill(title, width), fontsize=10)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,15 @@ class Run:
   def direction(self, metric: str) -> results_lib.Direction | None:
     """The direction of a metric; None if neither the run nor any kind of task knows it."""
     return results_lib.direction(self.results, metric)
+
+  @functools.cached_property
+  def continued(self) -> list[dict[str, Any]]:
+    """The versions that the run went on under, 'after_step'; [] if always those it began under."""
+    try:
+      found = json.loads((self.path / 'versions.json').read_text(encoding='utf-8'))['continued']
+      return [dict(later) for later in found]
+    except (OSError, ValueError, KeyError, TypeError):
+      return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +208,8 @@ def _experiment(name: str, runs: Sequence[Run]) -> Experiment:
           f'task {task!r} of {name!r} has different main metrics: {known.label} has '
           f'{known.main_metrics[task]!r}, {run.label} {run.main_metrics[task]!r}; report them apart'
         )
-  groups = {v: tuple(seeds[s] for s in sorted(seeds)) for v, seeds in sorted(variants.items())}
+  ordered = sorted(variants, key=_place(runs))
+  groups = {v: tuple(variants[v][seed] for seed in sorted(variants[v])) for v in ordered}
   single = [group for group in groups.values() if len(group[0].tasks) == 1]
   by_task = {group[0].tasks[0]: group for group in single}
   join = single and len(first) > 1 and len(by_task) == len(single)
@@ -213,3 +223,16 @@ def _experiment(name: str, runs: Sequence[Run]) -> Experiment:
   ]
   main = {task: run.main_metrics[task] for task, run in first.items()}
   return Experiment(name, tuple(first), main, tuple(entries))
+
+
+def _place(runs: Iterable[Run]) -> Callable[[str], tuple[int, str]]:
+  """What to sort variants by: their place in the config as runs noted it, else their name.
+
+  Where the config grew between runs, the longest list counts, and then what others add.
+  """
+  lists = {tuple(run.results.get('order', ())) for run in runs}
+  known = [
+    name for names in sorted(lists, key=lambda names: (-len(names), names)) for name in names
+  ]
+  places = {name: place for place, name in enumerate(dict.fromkeys(known))}
+  return lambda name: (places.get(name, len(places)), name)

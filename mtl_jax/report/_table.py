@@ -118,10 +118,20 @@ def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool, co
   opening = f'{split.capitalize()} split; {"mean over seeds" if many else "one seed"}'
   if any(cell.half_width is not None for row in rows for cell in row.cells.values()):
     opening += ' ± half-width of the 95% interval (Student t)'
-  notes = [opening + '.', *notes, *paper_notes]
+  notes = [opening + '.', *notes, *paper_notes, *_continued(experiment)]
   if runs.unfinished:
     notes.append(f'Unfinished runs, left out: {", ".join(runs.unfinished)}.')
   return Table(experiment.name, split, tuple(columns), (*rows, *paper_rows), tuple(notes))
+
+
+def _continued(experiment: Experiment) -> list[str]:
+  """Returns a note on the runs that went on under other versions than they began under."""
+  found = []
+  for run in {run.path: run for run in experiment.runs}.values():
+    for later in run.continued:
+      changed = ', '.join(f'{k} {v}' for k, v in later.items() if k != 'after_step')
+      found.append(f'{run.label} after step {later.get("after_step")}: {changed}')
+  return [f'Went on under other versions: {"; ".join(found)}.'] if found else []
 
 
 def _columns(experiment: Experiment, split: str, all_metrics: bool) -> list[Column]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -136,7 +137,13 @@ def for_process(num_runs: int, process_index: int) -> Console:
 
 
 def _number(value: float | None) -> str:
-  return '-' if value is None else f'{value:.4f}' if abs(value) < 10 else f'{value:.4g}'
+  return (
+    '-'
+    if value is None or math.isnan(value)
+    else f'{value:.4f}'
+    if abs(value) < 10
+    else f'{value:.4g}'
+  )
 
 
 def _duration(seconds: float) -> str:

@@ -50,6 +50,7 @@ class Training:
     console: console_lib.Console,
     total_steps: int,
     should_stop: Callable[[], bool],
+    unsaved: Callable[[bool], None],
   ):
     self._run = run
     self._data = data
@@ -58,6 +59,7 @@ class Training:
     self._console = console
     self._total = total_steps
     self._should_stop = should_stop
+    self._unsaved = unsaved
     self._names = program.model.task_names
     self._evaluator = Evaluator(
       program.model, data, run['eval']['batch_size'], program.eval_step, program.put
@@ -112,6 +114,7 @@ class Training:
             self._timing.compiling += time.perf_counter() - called
             self._timing.compiled += 1
           step += 1
+          self._unsaved(True)
           self._console.step(step)
           self._pending.append((step, metrics))
           last = step == self._total
@@ -131,6 +134,7 @@ class Training:
               f'{label}: stopped after step {step}; the same command goes on from it'
             )
       finally:
+        self._unsaved(False)
         log.close()
         del iterator  # ends the threads that prefetch
       restored = checkpoints.restore_best(state)
@@ -227,6 +231,7 @@ class Training:
       'name': run['name'],
       'variant': run['variant'],
       'seed': run['seed'],
+      'order': list(run['order']),  # of all variants
       'tasks': list(self._names),
       'main_metrics': {task.name: task.metrics[0] for task in tasks},
       'directions': {

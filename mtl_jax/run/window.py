@@ -65,8 +65,11 @@ class Window:
 
 
 def check_finite(step: int, metrics: Mapping[str, Any], task_names: Sequence[str]) -> None:
-  """Raises NonFiniteError, naming the tasks, unless a step's losses and gradients are finite."""
-  finite = np.asarray(metrics['finite'])
+  """Raises NonFiniteError, naming the tasks, unless a step's losses and gradients are finite.
+
+  Those of tasks that were absent from the step do not count.
+  """
+  finite = np.asarray(metrics['finite']) | ~np.asarray(metrics['present'])
   if not finite.all():
     bad = [name for name, good in zip(task_names, finite, strict=True) if not good]
     losses = np.asarray(metrics['loss'])

@@ -11,6 +11,7 @@ import importlib.metadata
 import itertools
 import json
 import logging
+import math
 import os
 import pathlib
 import platform
@@ -322,7 +323,7 @@ def _scalars(record: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str,
   for name, value in record.items():
     if isinstance(value, Mapping):
       yield from _scalars(value, f'{prefix}{name}/')
-    elif isinstance(value, int | float) and name != 'step':
+    elif isinstance(value, int | float) and not math.isnan(value) and name != 'step':
       yield prefix + name, value
     elif name == 'cosine':
       yield from _pairs(tuple(record['loss']), value)

@@ -1,14 +1,11 @@
 """The command line of training: what is wrong with it is said in one line, and nothing is begun."""
 
-import os
 import pathlib
-import signal
 
 import pytest
 
 from mtl_jax import errors, train
 from mtl_jax.config import command_line
-from mtl_jax.run import signals as signals_lib
 
 _CONFIG = pathlib.Path(train.__file__).parents[1] / 'configs' / 'quickstart.py'
 
@@ -21,7 +18,12 @@ _CONFIG = pathlib.Path(train.__file__).parents[1] / 'configs' / 'quickstart.py'
     (['--config.train.steps.x=3'], 'train.steps is a single value'),
     (['--config.train.steps=many'], 'many'),
     (['--config.train.steps=2.5'], '2.5'),
-    (['--config.train=3'], '3'),
+    (['--config.train=3'], 'config.train: is a section; change one of its keys'),
+    (['--config.train.steps=abc'], "config.train.steps: need an integer, not 'abc'"),
+    (['--config.eval.test=maybe'], "config.eval.test: need True or False, not 'maybe'"),
+    (['--config.seeds=1,(2'], 'config.seeds: need a tuple'),
+    (['--confg.seeds=1'], "no flag '--confg.seeds'; did you mean '--config"),
+    (['--variant=sum'], "no flag '--variant'; did you mean '--variants'?"),
     (['--config.tasks.posture.weight=3'], "no key 'posture' in tasks"),
     (
       ['--config.balance.name=gradnorm+pcgrid', '--variants=pos_only'],
@@ -85,7 +87,7 @@ def test_overrides_reach_the_config():
   assert arguments.config.seeds == (4, 5)
   assert arguments.config.eval.test is False
   assert arguments.config.balance.gradnorm.alpha == 0.5
-  assert arguments.config.only == ('pos,lemma',)  # split when it is resolved
+  assert arguments.config.only == ('pos', 'lemma')
   assert arguments.variants == ('a', 'b')
   assert arguments.workdir == 'w'
 
@@ -119,19 +121,6 @@ def test_config_arguments_reach_get_config(tmp_path):
   )
   assert command_line.load(str(path)).name == 'none'
   assert command_line.load(f'{path}:large').name == 'large'
-
-
-def test_a_second_signal_stops_at_once(capfd):
-  before = signal.getsignal(signal.SIGTERM)
-  with signals_lib.Signals() as signals:
-    assert signals.received is None
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert signals.received == signal.SIGTERM
-    assert signals.exit_code == 143
-    assert 'stopping after this step; once more' in capfd.readouterr().err
-    with pytest.raises(signals_lib.Stopped):
-      os.kill(os.getpid(), signal.SIGINT)
-  assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_every_error_has_a_code():

@@ -76,7 +76,12 @@ def test_a_run_has_only_the_options_of_what_it_chooses():
   assert set(run['encoder']) == {'name', 'embedding', 'transformer'}
   assert not set(run['balance']) & set(optim.METHODS)  # sum_tasks has none
   assert 'sgd' not in run['optimizer']
-  assert set(run['optimizer']['schedule']) == {'name', 'warmup_steps', 'cosine'}
+  assert set(run['optimizer']['schedule']) == {
+    'name',
+    'warmup_steps',
+    'warmup_share',
+    'cosine',
+  }
   assert not {'seeds', 'variants', 'only'} & set(run)
   assert json.loads(config_lib.to_json(run))['tasks']['inflection']['weight'] == 2.0
 
@@ -259,7 +264,7 @@ def test_unknown_task_options():
     ({'train.steps': True}, r'train.steps: need an integer, not True'),
     ({'eval.test': 1}, r'eval.test: need True or False, not 1'),
     ({'train': 3}, r'train: need a section with keys, not 3'),
-    ({'only': 'pos'}, r"only: need a tuple, not 'pos'"),
+    ({'only': 'pos'}, r"only: need a tuple, such as .*, not 'pos'"),
     ({'balance.name': 'x'}, r"variant 'v': balance.name: no 'x'"),
   ],
 )
@@ -299,8 +304,8 @@ def test_differences_names_keys_and_values():
   new = {'a': {'b': 1, 'c': 3}, 'e': {}}
   assert config_lib.differences(old, new) == [
     'a.c: 2 -> 3',
-    "d: [1] -> '(absent)'",
-    "e: '(absent)' -> {}",
+    'd: [1] -> (absent)',
+    'e: new',
   ]
 
 

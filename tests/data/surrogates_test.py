@@ -130,5 +130,5 @@ def test_names_in_configs_and_workdirs(tmp_path):
   with pytest.raises(errors.ConfigError, match=r'^workdir has a lone surrogate'):
     train.run(config, tmp_path / HALF)
   config.variants = config_lib.dotted({HALF: {'train.steps': 2}})
-  with pytest.raises(errors.ConfigError, match=r'^variants\.a\\ud800b\.train\.steps has a lone'):
+  with pytest.raises(errors.ConfigError, match=r'^variants has a lone surrogate'):
     config_lib.resolve(config)

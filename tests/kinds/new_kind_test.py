@@ -76,7 +76,13 @@ def trained(config_file, tmp_path, monkeypatch):  # noqa: F811
 def test_a_kind_of_ones_own_trains_evaluates_and_reports(trained, monkeypatch):
   run = trained / 'default' / 'seed_0'
   config = json.loads((run / 'config.json').read_text())
-  assert config['tasks']['rank'] == {'weight': 1.0, 'l2': 0.0, 'scale': 2.0, 'least': 1}
+  assert config['tasks']['rank'] == {
+    'weight': 1.0,
+    'l2': 0.0,
+    'train_labels': 0,
+    'scale': 2.0,
+    'least': 1,
+  }
   results = json.loads((run / 'results.json').read_text())
   assert results['main_metrics']['rank'] == 'distance'
   assert 0 <= results['test']['metrics']['rank']['distance'] < 10

@@ -212,6 +212,7 @@ def test_means_leave_out_what_a_step_had_no_use_for():
 def test_what_is_not_finite_is_named():
   names = ('a', 'b')
   good = {'finite': np.array([True, True]), 'loss': np.ones(2), 'update_norm': np.float32(1)}
+  good['present'] = np.array([True, True])
   window_lib.check_finite(3, good, names)
   window_lib.check_finite(3, good | {'loss': np.array([1.0, np.nan])}, names)  # b is absent
   with pytest.raises(errors.NonFiniteError, match=r'step 3: .* of task b is NaN .*loss: b 1.0'):
