@@ -6,13 +6,11 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ml_collections import config_dict
-
 Plain = dict[str, Any]
 _PATHS = ('data_dir', 'manual_dir')
 
 
-def plain(config: config_dict.ConfigDict | Mapping[str, Any]) -> Plain:
+def plain(config: Any) -> Plain:
   """Returns a config as nested dicts, whatever it was made from."""
   return {name: plain(value) if is_section(value) else value for name, value in config.items()}
 
@@ -27,8 +25,8 @@ def leaves(section: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, 
 
 
 def is_section(value: Any) -> bool:
-  """Whether it has keys."""
-  return isinstance(value, Mapping | config_dict.ConfigDict)
+  """Whether it has keys: a mapping, or a ConfigDict, which is none by type."""
+  return isinstance(value, Mapping) or (hasattr(value, 'keys') and hasattr(value, 'items'))
 
 
 def is_int(value: Any) -> bool:

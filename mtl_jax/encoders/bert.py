@@ -62,7 +62,7 @@ class Bert(nn.Module):
 
   vocab_size: options_lib.Count
   features: options_lib.Count = 768
-  layers: options_lib.Count = 12
+  layers: options_lib.Natural = 12
   heads: options_lib.Count = 12
   mlp_features: options_lib.Count = 3072
   positions: options_lib.Count = 512

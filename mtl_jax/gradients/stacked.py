@@ -73,15 +73,16 @@ def _inner_products(left: jax.Array, right: jax.Array) -> jax.Array:
   )
 
 
-def combine(weights: jax.Array, stacked: Any) -> Any:
+def combine(weights: jax.Array, stacked: Any, dtype: Any = None) -> Any:
   """The direction wᵀJ.
 
   Args:
     weights: `[T]`.
     stacked: pytree of task gradients, every leaf `[T, ...]`.
+    dtype: of the result; None: the gradients' own.
 
   Returns:
-    pytree without the task axis, in the gradients' dtypes.
+    pytree without the task axis.
   """
 
   def weigh(leaf: jax.Array) -> jax.Array:
@@ -91,7 +92,7 @@ def combine(weights: jax.Array, stacked: Any) -> Any:
       (((0,), (0,)), ((), ())),
       precision=jax.lax.Precision.HIGHEST,
     )
-    return total.astype(leaf.dtype)
+    return total.astype(dtype or leaf.dtype)
 
   return jax.tree.map(weigh, stacked)
 

@@ -87,9 +87,10 @@ def balancer(weighting: Weighting, num_tasks: int | None = None) -> Balancer:
     del params
     known = _known(weighting, updates, extra_args)
     weights, new_state = weigh(weighting, state, **known)
-    direction = gradients.combine(weights, updates)
+    wide = None if weighting.max_norm is None else jnp.float32  # rounded once, after the bound
+    direction = gradients.combine(weights, updates, wide)
     direction, _ = bounded(weighting, state, direction, weights, known.get('gramian'))
-    return direction, new_state
+    return jax.tree.map(lambda d, u: d.astype(u.dtype), direction, updates), new_state
 
   return Balancer(lambda params: weighting.init(num_tasks), update, weighting, weighting.needs)
 
