@@ -2,8 +2,9 @@
 
   python -m mtl_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-12 runs of 600 steps, in about 5 minutes on 2 cores: a character Transformer of 0.08 M parameters
-learns the inflection (a Penn tag) from 200 labels, and the lemma (as an edit rule) from 55,912: each
+12 runs of 600 steps, in about 5 minutes on 2 cores: a character Transformer of 0.08 M
+parameters learns the inflection (a Penn tag) from 200 labels, and the lemma (as an edit rule) from
+55,912: each
 alone, both by their plain sum, and by gradnorm + pcgrad. The tasks share word forms, and every step
 has a batch of each (`own_batches`).
 Expected on the test split, mean of 3 seeds ± 95% interval, in percent:

@@ -4,7 +4,9 @@ import pathlib
 
 import pytest
 
+from mtl_jax import config as config_lib
 from mtl_jax import errors, train
+from mtl_jax.build import optimizer
 from mtl_jax.config import command_line
 
 _CONFIG = pathlib.Path(train.__file__).parents[1] / 'configs' / 'quickstart.py'
@@ -16,26 +18,37 @@ _CONFIG = pathlib.Path(train.__file__).parents[1] / 'configs' / 'quickstart.py'
     (['--config.trian.steps=3'], "no key 'trian'; did you mean 'train'?"),
     (['--config.train.step=3'], "no key 'step' in train; did you mean 'steps'?"),
     (['--config.train.steps.x=3'], 'train.steps is a single value'),
-    (['--config.train.steps=many'], 'many'),
-    (['--config.train.steps=2.5'], '2.5'),
-    (['--config.train=3'], 'config.train: is a section; change one of its keys'),
-    (['--config.train.steps=abc'], "config.train.steps: need an integer, not 'abc'"),
+    (['--config.train.steps=abc'], "error: config.train.steps: need an integer, not 'abc'\n"),
+    (['--config.train.steps=2.5'], "config.train.steps: need an integer, not '2.5'"),
+    (['--config.train.steps', '2.5'], "config.train.steps: need an integer, not '2.5'"),
+    (['--config.train.steps'], '--config.train.steps needs a value'),
+    (['--config.train.steps=18446744073709551616'], 'train.steps: need an integer from -2**31'),
+    ([f'--config.train.steps={"9" * 5000}'], 'config.train.steps: need an integer, not'),
+    (['--config.optimizer.learning_rate=x'], "need a number, not 'x'"),
     (['--config.eval.test=maybe'], "config.eval.test: need True or False, not 'maybe'"),
-    (['--config.seeds=1,(2'], 'config.seeds: need a tuple'),
-    (['--confg.seeds=1'], "no flag '--confg.seeds'; did you mean '--config"),
-    (['--variant=sum'], "no flag '--variant'; did you mean '--variants'?"),
+    (['--noconfig.train.steps'], "config.train.steps: need an integer, not 'false'"),
+    (['--config.seeds=0,(1'], "config.seeds: need a tuple, such as 1,2 or ('a', 'b'), not '0,(1'"),
+    (['--config.seeds={1}'], 'config.seeds: need a tuple'),
+    (['--config.train=3'], 'config.train: is a section; change one of its keys: --config.train.'),
     (['--config.tasks.posture.weight=3'], "no key 'posture' in tasks"),
     (
       ['--config.balance.name=gradnorm+pcgrid', '--variants=inflection_only'],
       "no 'pcgrid'; did you mean 'pcgrad'?",
     ),
     (['--config.balance.name=pcgrad'], "balance.name has no effect: variant 'sum' sets"),
-    (['--config.only=inflection', '--variants=lemma_only'], "no effect: variant 'lemma_only' sets only"),
+    (
+      ['--config.only=inflection', '--variants=lemma_only'],
+      "no effect: variant 'lemma_only' sets only",
+    ),
     (['--config.encoder.name=bilstn'], "encoder.name: no 'bilstn'; did you mean 'bilstm'?"),
     (['--config.only=lema', '--variants=sum'], "no task 'lema'; did you mean 'lemma'?"),
     (['--config.train.early_stopping.metric=lemma.macro'], "no metric 'lemma.macro'"),
     (['--variants=pcgrad'], "no variant 'pcgrad'"),
-    (['--wokdir=x'], 'wokdir'),
+    (['--workdri=x'], "no flag '--workdri'; did you mean '--workdir'? Valid: --config, "),
+    (['--variant=sum'], "no flag '--variant'; did you mean '--variants'?"),
+    (['--confg=x'], "no flag '--confg'; did you mean '--config'?"),
+    (['--confg.train.steps=3'], "no flag '--confg.train.steps'; did you mean '--config'?"),
+    (['--workdir.x=3'], "no flag '--workdir.x'"),
     (['x'], "unexpected argument 'x'"),
   ],
 )
@@ -54,6 +67,11 @@ def test_wrong_config_files(tmp_path, capsys):
     return capsys.readouterr().err
 
   assert 'the flag --config=FILE.py is required' in stderr('--workdir=x')
+  assert 'the flag --config=FILE.py is required' in stderr('--workdir=x', '--config')
+  assert "no flag '--confg'; did you mean '--config'?" in stderr(f'--confg={_CONFIG}')
+  for name in ('a' * 300, 'a' * 300 + '/b.py', 'a\0b', '\udcff.py', '~nobody_of_this_name/c.py'):
+    assert stderr(f'--config={name}', '--workdir=x').startswith('error: no config file ')
+  assert 'nobody' in stderr(f'--config={_CONFIG}', '--workdir=~nobody_of_this_name/x')
   assert 'the flag --workdir=DIR is required' in stderr(f'--config={_CONFIG}')
   near = _CONFIG.with_name('quikstart.py')
   assert "did you mean 'quickstart.py'?" in stderr(f'--config={near}', '--workdir=x')
@@ -81,7 +99,11 @@ def test_help(capsys):
 
 def test_overrides_reach_the_config():
   flags = ['--config.optimizer.learning_rate=1e-2', '--config.seeds=4,5', '--noconfig.eval.test']
-  flags += ['--config.balance.gradnorm.alpha=0.5', '--config.only=inflection,lemma', '--variants=a,b']
+  flags += [
+    '--config.balance.gradnorm.alpha=0.5',
+    '--config.only=inflection,lemma',
+    '--variants=a,b',
+  ]
   arguments = command_line.parse(['train', f'--config={_CONFIG}', '--workdir=w', *flags], '')
   assert arguments.config.optimizer.learning_rate == 0.01
   assert arguments.config.seeds == (4, 5)
@@ -90,6 +112,60 @@ def test_overrides_reach_the_config():
   assert arguments.config.only == ('inflection', 'lemma')
   assert arguments.variants == ('a', 'b')
   assert arguments.workdir == 'w'
+
+
+@pytest.mark.parametrize(
+  ('flag', 'key', 'value'),
+  [
+    ('--config.eval.test', 'eval.test', True),
+    ('--config.eval.test=False', 'eval.test', False),
+    ('--config.eval.test=0', 'eval.test', False),
+    ('-config.train.steps=7', 'train.steps', 7),
+    ('--config.optimizer.learning_rate=3', 'optimizer.learning_rate', 3.0),
+    ('--config.tasks.lemma.weight=1e-2', 'tasks.lemma.weight', 0.01),
+    ('--config.name=a=b, c', 'name', 'a=b, c'),
+    ('--config.name=', 'name', ''),
+    ('--config.seeds=3', 'seeds', (3,)),
+    ('--config.seeds=(0, 1)', 'seeds', (0, 1)),
+    ('--config.seeds=[0, 1]', 'seeds', (0, 1)),
+    ('--config.only=()', 'only', ()),
+    ('--config.only=', 'only', ()),
+    ('--config.only=inflection', 'only', ('inflection',)),
+    ("--config.only='inflection','lemma'", 'only', ('inflection', 'lemma')),
+    ('--config.transfer.freeze=shared/.*bias', 'transfer.freeze', ('shared/.*bias',)),
+    ("--config.transfer.freeze='a{1,2}'", 'transfer.freeze', ('a{1,2}',)),
+    ('--config.balance.static.weights=1,0.5', 'balance.static.weights', (1, 0.5)),
+  ],
+)
+def test_values_of_every_type(flag, key, value):
+  flags = [f'--config={_CONFIG}', '--workdir=w', '--variants=sum', flag]
+  arguments = command_line.parse(['train', *flags], '')
+  node = arguments.config
+  for part in key.split('.'):
+    node = node[part]
+  assert (node, type(node)) == (value, type(value))
+
+
+def test_a_flag_and_its_value_may_be_two_arguments():
+  flags = ['--config', str(_CONFIG), '--config.train.steps', '7', '--config.eval.test']
+  flags += ['--variants', 'sum, lemma_only', '--workdir', 'w']
+  arguments = command_line.parse(['train', *flags], '')
+  assert arguments.config.train.steps == 7
+  assert arguments.config.eval.test is True
+  assert (arguments.variants, arguments.workdir) == (('sum', 'lemma_only'), 'w')
+
+
+def test_few_steps_need_no_other_warmup():
+  flags = [f'--config={_CONFIG}', '--workdir=w', '--config.train.steps=20']
+  arguments = command_line.parse(['train', *flags], '')
+  for run in config_lib.resolve(arguments.config):
+    assert optimizer.warmup_steps(run, 20) == 2
+    assert optimizer.warmup_steps(run, 600) == 50
+  arguments = command_line.parse(
+    ['train', *flags, '--config.optimizer.schedule.warmup_steps=21'], ''
+  )
+  with pytest.raises(errors.ConfigError, match='warmup_steps: 21 is more than the 20 steps'):
+    config_lib.resolve(arguments.config)
 
 
 def test_the_home_directory_is_expanded(monkeypatch, tmp_path):

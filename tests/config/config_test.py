@@ -7,8 +7,9 @@ import pytest
 from mtl_jax import config as config_lib
 from mtl_jax import encoders, errors, heads, optim, sharing
 from mtl_jax.build import balance as balance_lib
-from mtl_jax.config import sections
+from mtl_jax.config import checks, sections
 from mtl_jax.data import builders
+from mtl_jax.plain import leaves
 
 
 def _config(**changes):
@@ -68,6 +69,7 @@ def test_resolve_expands_variants_and_seeds():
   assert balance['pcgrad'] == {'order': 'random', 'reduction': 'sum'}
   assert set(balance) & set(optim.METHODS) == {'gradnorm', 'pcgrad'}
   assert config_lib.resolve(config, ['both']) == runs[2:]
+  assert {run['order'] for run in runs} == {('pos_only', 'both')}
 
 
 def test_a_run_has_only_the_options_of_what_it_chooses():
@@ -83,6 +85,8 @@ def test_a_run_has_only_the_options_of_what_it_chooses():
     'cosine',
   }
   assert not {'seeds', 'variants', 'only'} & set(run)
+  assert run['order'] == ('default',)
+  assert 'order' not in json.loads(config_lib.to_json(run))
   assert json.loads(config_lib.to_json(run))['tasks']['inflection']['weight'] == 2.0
 
 
@@ -170,11 +174,53 @@ def test_names_with_commas_are_split_in_only():
       'exponential.every: need 1 or more',
     ),
     ({'seeds': ('a',)}, 'seeds: need different integers'),
+    ({'name': 'a\udcff'}, r'^name has a lone surrogate'),
+    ({'init_from': 'a\0b'}, r'init_from: .* has a NUL'),
+    ({'transfer.freeze': ('\ud800',)}, 'transfer.freeze has a lone surrogate'),
+    ({'paper': {'\udcff': 1}}, 'paper has a lone surrogate'),
+    ({'variants': {'\udcff': {}}}, 'variants has a lone surrogate'),
+    ({'variants': {'v': {'name': '\udcff'}}}, 'variants.v.name has a lone surrogate'),
+    ({'optimizer.learning_rate': 10**400}, 'optimizer.learning_rate: need a number below'),
+    ({'encoder.cnn.widths': (2**64,)}, 'encoder.cnn.widths: need an integer from'),
+    ({'optimizer.schedule.warmup_share': 1.5}, 'warmup_share: need at most 1'),
+    (
+      {'optimizer.schedule.warmup_steps': 11},
+      'warmup_steps: 11 is more than the 10 steps of training; warmup_share',
+    ),
+    ({'tasks': {'pos': 'x'}}, "tasks.pos: need a section with keys, not 'x'"),
   ],
 )
 def test_bad_values(changes, message):
+  plain = config_lib.plain(_config())
+  for path, value in changes.items():
+    *sections, last = path.split('.')
+    node = plain
+    for section in sections:
+      node = node[section]
+    node[last] = value
   with pytest.raises(errors.ConfigError, match=message):
-    config_lib.validate(_config(**changes))
+    config_lib.validate(plain)
+
+
+def test_enormous_integers():
+  """The message has no number: one of more than 4300 digits cannot even be printed."""
+  config = _config()
+  paths = [path for path, value in leaves(config_lib.plain(config)) if type(value) is int]
+  assert len(paths) > 50
+  values = dict.fromkeys(paths, (2**64,)) | {paths[0]: (2**31, -(2**31) - 1, 10**5000)}
+  for path, bad in values.items():
+    for value in bad:
+      config.update_from_flattened_dict({path: value})
+      with pytest.raises(errors.ConfigError, match=rf'^{path}: need an integer from'):
+        config_lib.validate(config)
+    config.update_from_flattened_dict({path: 1})
+
+
+@pytest.mark.parametrize('path', checks.PATHS)
+@pytest.mark.parametrize('value', ['a' * 300, 'b/' * 3000, '~nobody_of_this_name/x'])
+def test_paths_that_could_be_none(path, value):
+  with pytest.raises(errors.ConfigError, match=rf'^{path}: .* is no usable path: '):
+    config_lib.validate(_config(**{path: value}))
 
 
 @pytest.mark.parametrize('name', optim.METHODS)
@@ -252,6 +298,12 @@ def test_unknown_task_options():
     config_lib.tasks({'pos': {'wieght': 1.0}})
   with pytest.raises(errors.ConfigError, match=r"tasks.pos.weight: need a number, not 'x'"):
     config_lib.tasks({'pos': {'weight': 'x'}})
+  with pytest.raises(errors.ConfigError, match=r"tasks.pos: need a section with keys, not 'x'"):
+    config_lib.tasks({'pos': 'x'})
+  with pytest.raises(
+    errors.ConfigError, match=r"tasks: need a section with keys, .* not \['pos'\]"
+  ):
+    config_lib.tasks(['pos'])
 
 
 @pytest.mark.parametrize(
@@ -273,6 +325,19 @@ def test_bad_variants(change, message):
   config.variants = config_lib.dotted({'ok': {}, 'v': change})
   with pytest.raises(errors.ConfigError, match=message):
     config_lib.validate(config)
+
+
+def test_only_chosen_variants_are_looked_at_and_the_wrong_one_is_named():
+  config = _config()
+  wrong = {'a/b': {}, 'typo': {'train.step': 1}, 'value': {'balance.name': 'x'}, 'none': 3}
+  config.variants = config_lib.dotted({'ok': {}, 'fine': {'train.steps': 5}, **wrong})
+  assert [run['variant'] for run in config_lib.resolve(config, ['fine', 'ok'])] == ['ok', 'fine']
+  for name in wrong:
+    with pytest.raises(errors.ConfigError, match=rf"variants.*{name}|variant '{name}': "):
+      config_lib.resolve(config, [name])
+  config.encoder.name = 'x'  # in the config itself: of the first that is looked at
+  with pytest.raises(errors.ConfigError, match=r"^variant 'fine': encoder.name: no 'x'"):
+    config_lib.resolve(config, ['fine'])
 
 
 def test_unknown_variants():
@@ -307,6 +372,22 @@ def test_differences_names_keys_and_values():
     'd: [1] -> (absent)',
     'e: new',
   ]
+
+
+def test_differences_are_told_by_section_and_few():
+  task = {'weight': 1.0, 'l2': 0.0}
+  old = {
+    'tasks': {'pos': task, 'lemma': task},
+    'x': {'y': {'z': 1, 'w': 2}},
+    **dict.fromkeys('abc', 1),
+  }
+  new = {'tasks': {'pos': task | {'l2': 1.0}, 'slots': task}, 'x': {}, **dict.fromkeys('abc', 2)}
+  lines = ['tasks.pos.l2: 0.0 -> 1.0', 'task lemma: gone', 'task slots: new', 'x.y: gone']
+  assert config_lib.differences(old, new) == [*lines, *(f'{key}: 1 -> 2' for key in 'abc')]
+  many = [dict.fromkeys(map(str, range(30)), value) for value in (1, 2)]
+  found = config_lib.differences(*many)
+  assert len(found) == 11
+  assert found[-1] == 'and 20 more'
 
 
 @pytest.mark.parametrize('name', sorted(builders.REGISTRY))

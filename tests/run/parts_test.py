@@ -146,6 +146,18 @@ def test_schedules(name, options, expected):
     assert float(jax.jit(schedule)(step)) == pytest.approx(3.0 * share, rel=1e-5)
 
 
+def test_warmup_as_a_share_of_training():
+  changes = {'optimizer.schedule.name': 'constant', 'optimizer.schedule.warmup_share': 0.25}
+  for steps, expected in ((100, 25), (20, 5), (1, 0)):
+    assert optimizer.warmup_steps(_run(**changes), steps) == expected
+  schedule = optimizer.build_schedule(_run(**changes, **{'optimizer.learning_rate': 4.0}), 20)
+  assert [float(schedule(step)) for step in (0, 1, 5, 19)] == pytest.approx([0.0, 0.8, 4.0, 4.0])
+  run = _run(**changes, **{'optimizer.schedule.warmup_steps': 7})
+  assert optimizer.warmup_steps(run, 20) == 7
+  with pytest.raises(errors.ConfigError, match='warmup_steps: 7 is more than the 6 steps'):
+    optimizer.build_schedule(run, 6)
+
+
 def test_scalings_alone_are_followed_by_the_sum():
   for name in ('gradnorm', 'normalize_task_gradients', 'gradnorm+pcgrad', 'mean_tasks'):
     balance = balance_lib.build_balance(_run(**{'balance.name': name}))
@@ -207,6 +219,37 @@ def test_means_leave_out_what_a_step_had_no_use_for():
   assert means['cosine'] == [[1.0, 0.0], [0.0, 1.0]]
   assert means['conflict'] == 1.0
   assert means['loss'] == {'a': 2.0, 'b': 1.0}
+
+
+def test_the_nan_of_an_absent_task_is_skipped(tmp_path):
+  """In the mean, the check, metrics.jsonl, TensorBoard and on the console."""
+  window = window_lib.Window(('a', 'b'))
+  nan = np.float32('nan')
+  step = _metrics([1.0, nan], (True, False), weight=np.array([1.0, nan]), penalty=nan)
+  step |= {'finite': np.array([True, False]), 'update_norm': np.float32(1)}
+  window_lib.check_finite(3, step, ('a', 'b'))
+  window.add(step)
+  window.add(step | {'loss': np.float32([2.0, nan])})
+  means = window.means()
+  assert means['loss'] == {'a': 1.5, 'b': None}
+  assert means['weight'] == {'a': 1.0, 'b': None}
+  assert means['penalty'] is None
+  out = io.StringIO()
+  inner = rich.console.Console(file=out, force_terminal=False, width=200)
+  with console_lib.Console(1, console=inner) as console:
+    console.start('x', 0, 10)
+    console.progress(2, 1.0, means['loss'])
+    console.progress(2, 1.0, {'c': float('nan')})
+  assert 'loss: a 1.5000  b -' in out.getvalue()
+  log = workdir_lib.Metrics(workdir_lib.Workdir(tmp_path, _run()), 0)
+  log.write({'step': 2, 'split': 'train', **means, 'other': float('nan')})
+  log.close()
+  line = json.loads((tmp_path / 'metrics.jsonl').read_text())
+  assert line['loss'] == {'a': 1.5, 'b': None}
+  tags = [value.tag for event in _events(tmp_path)[2:] for value in event.summary.value]
+  assert tags == ['train/loss/a', 'train/weight/a']
+  with pytest.raises(errors.NonFiniteError, match='of task b is'):
+    window_lib.check_finite(3, step | {'present': np.array([True, True])}, ('a', 'b'))
 
 
 def test_what_is_not_finite_is_named():
@@ -295,17 +338,22 @@ def test_metrics_go_on_before_a_damaged_line(tmp_path):
     assert _metrics_lines(tmp_path) == [1, 2, 10]
 
 
-def test_tensorboard_reads_the_events(tmp_path):
-  log = workdir_lib.Metrics(workdir_lib.Workdir(tmp_path, _run()), 9)
-  cosine = [[1.0, -0.25], [-0.25, 1.0]]
-  log.write({'step': 10, 'split': 'train', 'loss': {'pos': 0.5, 'lemma': None}, 'cosine': cosine})
-  log.close()
-  (path,) = (tmp_path / 'tensorboard').iterdir()
+def _events(run):
+  (path,) = (run / 'tensorboard').iterdir()
   data, events = path.read_bytes(), []
   while data:  # length, its checksum, the event, its checksum
     (size,) = struct.unpack('<Q', data[:8])
     events.append(event_pb2.Event.FromString(data[12 : 12 + size]))
     data = data[16 + size :]
+  return events
+
+
+def test_tensorboard_reads_the_events(tmp_path):
+  log = workdir_lib.Metrics(workdir_lib.Workdir(tmp_path, _run()), 9)
+  cosine = [[1.0, -0.25], [-0.25, 1.0]]
+  log.write({'step': 10, 'split': 'train', 'loss': {'pos': 0.5, 'lemma': None}, 'cosine': cosine})
+  log.close()
+  events = _events(tmp_path)
   assert events[0].file_version == 'brain.Event:2'
   assert (events[1].step, events[1].session_log.status) == (10, event_pb2.SessionLog.START)
   value, pair = events[2].summary.value
