@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 from flax import linen as nn
 from flax import traverse_util
 

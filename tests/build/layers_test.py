@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mtl_jax import encoders, errors, heads, sharding, sharing
+from mtl_jax import encoders, heads, sharding, sharing
 from mtl_jax.build import layers as layers_lib
 from mtl_jax.encoders import protocol
 from mtl_jax.model import MultiTaskModel, layout_of
@@ -305,7 +305,7 @@ def test_layers_of_a_foreign_encoder_are_shared_by():
   assert set(stitches) == {
     'Conv_0', 'Dense_0', 'Conv_1', 'Dense_1', 'inner.Dense_0', 'inner.Dense_1',
   }  # fmt: skip
-  with pytest.raises(errors.ConfigError, match=r'adapters.layers: the encoder does not say which'):
+  with pytest.raises(ValueError, match=r'adapters.layers: the encoder does not say which'):
     jax.eval_shape(sharing.adapters(Own(), tasks).init, jax.random.key(0), batch)
 
 

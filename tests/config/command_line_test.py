@@ -26,14 +26,14 @@ _CONFIG = pathlib.Path(train.__file__).parents[1] / 'configs' / 'quickstart.py'
     (['--variant=sum'], "no flag '--variant'; did you mean '--variants'?"),
     (['--config.tasks.posture.weight=3'], "no key 'posture' in tasks"),
     (
-      ['--config.balance.name=gradnorm+pcgrid', '--variants=pos_only'],
+      ['--config.balance.name=gradnorm+pcgrid', '--variants=inflection_only'],
       "no 'pcgrid'; did you mean 'pcgrad'?",
     ),
     (['--config.balance.name=pcgrad'], "balance.name has no effect: variant 'sum' sets"),
-    (['--config.only=pos', '--variants=lemma_only'], "no effect: variant 'lemma_only' sets only"),
+    (['--config.only=inflection', '--variants=lemma_only'], "no effect: variant 'lemma_only' sets only"),
     (['--config.encoder.name=bilstn'], "encoder.name: no 'bilstn'; did you mean 'bilstm'?"),
     (['--config.only=lema', '--variants=sum'], "no task 'lema'; did you mean 'lemma'?"),
-    (['--config.train.early_stopping.metric=pos.macro'], "no metric 'pos.macro'"),
+    (['--config.train.early_stopping.metric=lemma.macro'], "no metric 'lemma.macro'"),
     (['--variants=pcgrad'], "no variant 'pcgrad'"),
     (['--wokdir=x'], 'wokdir'),
     (['x'], "unexpected argument 'x'"),
@@ -81,13 +81,13 @@ def test_help(capsys):
 
 def test_overrides_reach_the_config():
   flags = ['--config.optimizer.learning_rate=1e-2', '--config.seeds=4,5', '--noconfig.eval.test']
-  flags += ['--config.balance.gradnorm.alpha=0.5', '--config.only=pos,lemma', '--variants=a,b']
+  flags += ['--config.balance.gradnorm.alpha=0.5', '--config.only=inflection,lemma', '--variants=a,b']
   arguments = command_line.parse(['train', f'--config={_CONFIG}', '--workdir=w', *flags], '')
   assert arguments.config.optimizer.learning_rate == 0.01
   assert arguments.config.seeds == (4, 5)
   assert arguments.config.eval.test is False
   assert arguments.config.balance.gradnorm.alpha == 0.5
-  assert arguments.config.only == ('pos', 'lemma')
+  assert arguments.config.only == ('inflection', 'lemma')
   assert arguments.variants == ('a', 'b')
   assert arguments.workdir == 'w'
 
