@@ -69,9 +69,9 @@ def test_vmap_of_a_jitted_scan_is_the_loop_with_donated_states(name):
 
 
 class HostTest(chex.TestCase):
-  """Eager, on arrays of the device and of the host, as in the compiled loop."""
+  """Eager, on arrays of the host, as in the compiled loop."""
 
-  @chex.variants(without_jit=True, without_device=True)
+  @chex.variants(without_device=True)
   @parameterized.parameters(*CASES)
   def test_an_eager_update_is_the_compiled_one(self, name):
     tx = optim.get(name, **CASES[name])
