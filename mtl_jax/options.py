@@ -52,6 +52,8 @@ Amount = Annotated[float, NOT_NEGATIVE]
 """A strength, a rate: from 0 on."""
 Positive = Annotated[float, Range(0, closed_left=False)]
 """Above 0."""
+Finite = Annotated[float, ANY]
+"""Any number."""
 Share = Annotated[float, Range(0, 1, closed_right=False)]
 """A part that is not the whole: of what is dropped out, of the past in a mean."""
 Fraction = Annotated[float, Range(0, 1)]

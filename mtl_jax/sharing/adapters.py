@@ -77,7 +77,7 @@ def lora(
   *,
   layers: str = '',
   rank: options.Count = 8,
-  alpha: float = 16.0,
+  alpha: options.Finite = 16.0,
   freeze: bool = False,
 ) -> _by_task.ByTaskModel:
   """Every task adds (α/r)·x·A·B to linear layers x·W of the common trunk.
