@@ -2,14 +2,17 @@
 
   python -m mtl_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-12 runs of 600 steps, in about 5 minutes on 2 cores: a character Transformer of 0.08 M
-parameters learns the inflection (a Penn tag) from 200 labels, and the lemma (as an edit rule) from
-55,912: each
-alone, both by their plain sum, and by gradnorm + pcgrad. The tasks share word forms, and every step
-has a batch of each (`own_batches`).
+12 runs of 600 steps: a character Transformer of 0.08 M parameters learns the inflection (a Penn
+tag) from 200 labels, and the lemma (as an edit rule) from 54,544: each alone, both by their plain
+sum, and by gradnorm + pcgrad. The tasks share word forms, and every step has a batch of each
+(`own_batches`).
 Expected on the test split, mean of 3 seeds ± 95% interval, in percent:
 
-@@TABLE@@
+                   inflection     lemma          mean           Δm (lower is better)
+                   accuracy       accuracy
+  single task      39.25 ± 2.50   87.37 ± 0.75   -              0
+  sum              49.95 ± 4.08   86.23 ± 1.49   68.09 ± 2.75   -12.99 ± 6.01
+  gradnorm_pcgrad  51.22 ± 3.45   87.05 ± 1.64   69.13 ± 2.10   -15.07 ± 4.74
 """
 
 from mtl_jax import config as config_lib
