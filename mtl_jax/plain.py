@@ -39,6 +39,14 @@ def is_number(value: Any) -> bool:
   return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_text(value: Any) -> bool:
+  """A text that files and their names can hold: UTF-8 (no lone surrogates), and no NUL."""
+  try:
+    return isinstance(value, str) and b'\0' not in value.encode()
+  except UnicodeEncodeError:
+    return False
+
+
 def to_json(run: Plain) -> str:
   """Returns a run's config as text; equal `portable` configs give equal texts."""
   return json.dumps(portable(run), indent=2, ensure_ascii=False) + '\n'

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mtl_jax import kinds
-from mtl_jax.plain import is_int, is_number
+from mtl_jax.plain import is_int, is_number, is_text
 
 _NUMBERS = ('best_step', 'steps', 'seconds', 'parameters', 'steps_per_second')
 
@@ -41,7 +41,7 @@ def check(results: Any, needed: Sequence[str] = ()) -> dict[str, Any]:
     if key not in results:
       raise ValueError(f'{key!r} is missing')
   for key in ('name', 'variant'):
-    _expect(key, results[key], isinstance(results[key], str))
+    _expect(key, results[key], is_text(results[key]))
   _expect('seed', results['seed'], is_int(results['seed']))
   tasks = results['tasks']
   _expect('tasks', tasks, _is_texts(tasks))
@@ -104,7 +104,7 @@ def _expect(key: str, value: Any, valid: bool) -> None:
 
 
 def _is_texts(value: Any) -> bool:
-  return isinstance(value, list) and all(isinstance(item, str) for item in value)
+  return isinstance(value, list) and all(is_text(item) for item in value)
 
 
 def _is_known(value: Any) -> bool:

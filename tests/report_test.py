@@ -273,7 +273,7 @@ def test_costs(tmp_path):
 
 
 def test_bad_directories(tmp_path):
-  with pytest.raises(WorkdirError, match='nothing is not a directory'):
+  with pytest.raises(WorkdirError, match='nothing' is not a directory'):
     report.load([tmp_path / 'nothing'])
   with pytest.raises(WorkdirError, match='no finished run'):
     report.load([tmp_path])
@@ -295,6 +295,7 @@ def test_all_unreadable_results_are_named(root):
     'joint': {'test': {'metrics': {}, 'joint': [0.5]}},
     'mean': {'test': {'metrics': {}, 'mean': 'x'}},
     'unit': {'parameters': '3 M'},
+    'text': {'variant': '\udcff'},
     'paper': {'paper': {'rows': [1]}},
   }.items():
     write_run(root, name, 0, {'pos': 0.1}, extra=extra)
@@ -311,6 +312,7 @@ def test_all_unreadable_results_are_named(root):
     'joint/seed_0/results.json: test.joint is [0.5]',
     "mean/seed_0/results.json: test.mean is 'x'",
     "unit/seed_0/results.json: parameters is '3 M'",
+    r"text/seed_0/results.json: variant is '\udcff'",
     'paper/seed_0/results.json: paper.rows is [1]',
   ):
     assert part in str(info.value)
@@ -347,6 +349,64 @@ def test_unwritable_output_leaves_nothing(root, tmp_path):
   with pytest.raises(WorkdirError, match=r'cannot write table\.tex'):
     report.report([root], out, plots=False)
   assert sorted(p.name for p in out.iterdir()) == ['table.md', 'table.tex']
+
+
+@pytest.mark.parametrize('name', ['a' * 300, 'a\0b', '~nobody_of_this_name'])
+def test_paths_that_could_be_none(name, root, capsys):
+  assert command.main([name, '--no-plots']) == 1
+  assert command.main([str(root), '--out', name, '--no-plots']) == 1
+  assert capsys.readouterr().err.count('error: ') == 2
+
+
+def test_a_directory_whose_name_is_no_text(tmp_path, capfd):
+  folder = tmp_path / 'a\udcff'
+  write_run(folder, 'x', 0, {'pos': 0.5})
+  (folder / 'y').mkdir()
+  (folder / 'y' / 'metrics.jsonl').touch()
+  assert command.main([str(tmp_path), '--no-plots']) == 0
+  assert command.main([str(folder), '--no-plots']) == 0
+  assert r'left out: a\udcff/y' in capfd.readouterr().out
+
+
+def test_rows_stand_in_the_order_of_the_config(tmp_path):
+  """Of the longest list that a run noted; then what shorter ones add; then by name."""
+  both = {'pos': 0.5, 'rule': 0.5}
+  orders = {'sum': ['sum', 'b', 'a', 'new'], 'a': ['sum', 'b', 'a'], 'b': ['old', 'b'], 'old': []}
+  for place, (name, order) in enumerate({**orders, 'z': None, 'new': None, 'first': None}.items()):
+    extra = {} if order is None else {'order': order}
+    write_run(tmp_path / str(place % 2), name, 0, both, extra=extra)
+  (table,) = report.tables(report.load([tmp_path / '1', tmp_path / '0']))
+  assert [row.label for row in table.rows] == ['sum', 'b', 'a', 'new', 'old', 'first', 'z']
+
+
+def test_other_versions_are_noted(tmp_path):
+  folder = write_run(tmp_path, 'a', 0, {'pos': 0.5})
+  continued = [{'after_step': 3, 'jax': '0.11', 'flax': '0.13'}, {'after_step': 9, 'jax': '0.12'}]
+  (folder / 'versions.json').write_text(json.dumps({'jax': '0.10', 'continued': continued}))
+  (table,) = report.tables(report.load([tmp_path]))
+  note = 'other versions: a/seed_0 after step 3: jax 0.11, flax 0.13; a/seed_0 after step 9: jax'
+  assert note in ' '.join(table.notes)
+  for text in ('', '[]', '{"continued": 3}'):
+    (folder / 'versions.json').write_text(text)
+    (table,) = report.tables(report.load([tmp_path]))
+    assert 'other versions' not in ' '.join(table.notes)
+
+
+def test_titles_are_not_cut_off(tmp_path):
+  """Of narrow figures with one panel, and of a config with a long name."""
+  histories = [[train(1, 1.0, weight={'pos': 1.0}, gradient_norm={'pos': 3.0})]] * 2
+  for seed, history in enumerate(histories):
+    name = 'a_config_with_quite_a_long_name'
+    write_run(tmp_path, 'a', seed, {'pos': 0.5, 'rule': 0.5}, history=history, name=name)
+  (experiment,) = _runs.experiments(report.load([tmp_path]).finished)
+  for figure in (
+    _plots._curves(experiment),
+    _plots._by_task(experiment, 'gradient_norm', 'norm of the gradient'),
+  ):
+    figure.canvas.draw()
+    extent = figure._suptitle.get_window_extent()
+    assert 0 <= extent.x0 < extent.x1 <= figure.bbox.width
+    assert extent.y1 <= figure.bbox.height
 
 
 def test_command(root, tmp_path, capsys):

@@ -401,6 +401,51 @@ def test_workdirs_that_cannot_be_used(config, tmp_path, monkeypatch):
     train.run(config, tmp_path / 'locked')
 
 
+def test_texts_that_could_name_nothing(config_file, tmp_path, capsys):
+  """The workdir's name, the run's, a variant's: one line, the right code, and nothing is left."""
+  for flags, code in (
+    ([f'--workdir={tmp_path}/w\udcff'], 4),
+    ([f'--workdir={tmp_path}/{"w" * 300}'], 4),
+    ([f'--workdir={tmp_path}/w', '--config.name=\udcff'], 2),
+    ([f'--workdir={tmp_path}/w', '--variants=\udcff'], 2),
+  ):
+    assert train.main(['train', f'--config={config_file}', *flags]) == code
+    assert capsys.readouterr().err.count('\n') == 1
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('part', 'value'),
+  [
+    ('data', []),
+    ('data', {}),
+    ('data', {'next_index': 'x'}),
+    ('stopping', []),
+    ('stopping', {'best': 0.1}),
+    ('stopping', {'best': 'x', 'best_step': None, 'reference': None, 'waited': 0}),
+    ('best_validation', 3),
+    ('window', {'sums': {}}),
+    ('window', {'sums': [], 'counts': {'loss': 'x'}}),
+    ('window', {'sums': {'loss': [1.0]}, 'counts': {'loss': [1.0]}}),
+    ('timing', {'total': 'x'}),
+    ('timing', {'sum': 1.0}),
+    ('logged', None),
+    (None, None),
+  ],
+)
+def test_what_the_host_remembers_is_of_another_form(part, value, config, finished, tmp_path):
+  """As in a checkpoint from before digests, or by another program."""
+  shutil.copytree(finished / 'default' / 'seed_0', tmp_path / 'default' / 'seed_0')
+  run = tmp_path / 'default' / 'seed_0'
+  (run / 'results.json').unlink()
+  path = run / 'checkpoints' / '40' / 'host' / 'metadata'
+  host = json.loads(path.read_text())
+  extra = host['extra'] | {part: value} if part else {}
+  path.write_text(json.dumps({'best_step': host['best_step'], 'extra': extra}))
+  with pytest.raises(errors.WorkdirError, match=r'the checkpoint of step 40 .* another form'):
+    train.run(config, tmp_path)
+
+
 def test_a_data_set_that_is_not_prepared(config_file, tmp_path, capsys):
   flags = [f'--config.dataset.data_dir={tmp_path}', '--config.dataset.name=snips']
   flags += ['--config.dataset.manual_dir=', '--config.only=()']

@@ -59,7 +59,7 @@ def report(
     WorkdirError: if there is no finished run, a run's files cannot be read or do not fit together,
       or `out` cannot be written.
   """
-  roots = [Path(root).expanduser() for root in dirs]
+  roots = [_expanded(root) for root in dirs]
   runs = load(roots)
   if split is None:
     split = 'test' if all('test' in run.results for run in runs.finished) else 'validation'
@@ -88,12 +88,20 @@ def report(
     for group in groups:
       prefix = re.sub(r'[^\w.-]+', '_', group.name) + '_' if len(groups) > 1 else ''
       written |= {f'{prefix}{name}.png': data for name, data in _plots.plots(group).items()}
-  folder = Path(out).expanduser() if out is not None else roots[0]
+  folder = _expanded(out) if out is not None else roots[0]
   for name, data in written.items():
     _write(folder, name, data)
   if written:
-    console.print(f'Wrote {", ".join(written)} to {folder}', markup=False, highlight=False)
+    where = str(folder).encode(errors='backslashreplace').decode()
+    console.print(f'Wrote {", ".join(written)} to {where}', markup=False, highlight=False)
   return found
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+  try:
+    return Path(path).expanduser()
+  except RuntimeError as error:
+    raise WorkdirError(f'{path}: {error}') from error
 
 
 def _console() -> Console:
@@ -106,7 +114,8 @@ def _write(folder: Path, name: str, data: bytes) -> None:
   try:
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / name, data)
-  except OSError as error:
+  except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+    reason = getattr(error, 'strerror', None) or error
     raise WorkdirError(
-      f'cannot write {name} in {folder}: {error.strerror}; write elsewhere with --out'
+      f'cannot write {name} in {folder}: {reason}; write elsewhere with --out'
     ) from error

@@ -131,8 +131,8 @@ def load(dirs: Iterable[str | os.PathLike[str]]) -> Runs:
   finished, unfinished, bad = [], [], []
   seen = set()
   for root in roots:
-    if not root.is_dir():
-      raise WorkdirError(f'{root} is not a directory')
+    if not _is_directory(root):
+      raise WorkdirError(f'{str(root)!r} is not a directory')
     for folder, children, files in os.walk(root):
       children[:] = sorted(c for c in children if c != 'checkpoints' and not c.startswith('.'))
       path = Path(folder)
@@ -142,6 +142,7 @@ def load(dirs: Iterable[str | os.PathLike[str]]) -> Runs:
       label = path.relative_to(root).as_posix()
       if len(roots) > 1 or label == '.':
         label = (Path(root.resolve().name) / label).as_posix()
+      label = label.encode(errors='backslashreplace').decode()  # names that are no UTF-8
       if 'results.json' not in files:
         unfinished.append(label)
         continue
@@ -158,6 +159,13 @@ def load(dirs: Iterable[str | os.PathLike[str]]) -> Runs:
     hint = f'; unfinished runs: {", ".join(unfinished)}' if unfinished else ''
     raise WorkdirError(f'no finished run (no results.json) in {where}{hint}')
   return Runs(tuple(finished), tuple(unfinished))
+
+
+def _is_directory(path: Path) -> bool:
+  try:
+    return path.is_dir()
+  except OSError:  # too long, or forbidden
+    return False
 
 
 def _read(path: Path, label: str) -> Run:

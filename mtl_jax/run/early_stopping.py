@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from mtl_jax.plain import is_number
+
 
 @dataclasses.dataclass
 class EarlyStopping:
@@ -51,6 +53,9 @@ class EarlyStopping:
     return {name: getattr(self, name) for name in ('best', 'best_step', 'reference', 'waited')}
 
   def load(self, state: dict[str, Any]) -> None:
-    """Goes on from a saved state."""
+    """Goes on from a saved state; raises ValueError for what is none."""
+    known = [value is None or is_number(value) for value in state.values()]
+    if set(state) != set(self.state()) or not all(known):
+      raise ValueError(f'early stopping stands at {state}')
     for name, value in state.items():
       setattr(self, name, value)

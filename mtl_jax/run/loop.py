@@ -16,7 +16,7 @@ from mtl_jax import checkpoint, errors
 from mtl_jax.build import program as program_lib
 from mtl_jax.data import pipeline
 from mtl_jax.evaluate import Evaluator, selection
-from mtl_jax.plain import Plain
+from mtl_jax.plain import Plain, is_number
 from mtl_jax.run import console as console_lib
 from mtl_jax.run import early_stopping
 from mtl_jax.run import window as window_lib
@@ -36,6 +36,13 @@ class Timing:
   waiting: float = 0.0
   compiling: float = 0.0
   compiled: int = 0  # steps that compiled, not seconds
+
+  @classmethod
+  def load(cls, saved: dict[str, Any]) -> 'Timing':
+    """What `dataclasses.asdict` gave; raises TypeError or ValueError for anything else."""
+    if not all(map(is_number, saved.values())):
+      raise ValueError(f'timing is {saved}')
+    return cls(**saved)
 
 
 class Training:
@@ -153,13 +160,26 @@ class Training:
     if restored is None:
       return state
     state, host = restored
-    iterator.set_state(host['data'])
-    self._stopping.load(host['stopping'])
-    self._best_validation = host['best_validation']
-    self._window.load(host['window'])
-    self._timing = Timing(**host['timing'])
-    self._logged = Timing(**host['logged'])
+    try:
+      self._recall(host, iterator)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+      raise errors.WorkdirError(
+        f'Cannot read the checkpoint of step {int(state.step)} in {self._workdir.checkpoints}: '
+        f'what the host remembers is of another form ({e!r}). Remove {self._workdir.path} to train '
+        'from the start.'
+      ) from e
     return state
+
+  def _recall(self, host: dict[str, Any], iterator: Any) -> None:
+    """Brings the iterator and the host's memory to where `_host_state` was; raises for odd ones."""
+    place, start = host['data'], iterator.get_state()
+    if jax.tree.map(type, place) != jax.tree.map(type, start):
+      raise ValueError(f'data is {place}')
+    iterator.set_state(place)
+    self._stopping.load(host['stopping'])
+    self._best_validation = dict(host['best_validation'])
+    self._window.load(host['window'])
+    self._timing, self._logged = Timing.load(host['timing']), Timing.load(host['logged'])
 
   def _host_state(self, iterator: Any) -> dict[str, Any]:
     return {

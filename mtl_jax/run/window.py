@@ -59,9 +59,17 @@ class Window:
     return {part: {k: np.asarray(v).tolist() for k, v in d.items()} for part, d in parts.items()}
 
   def load(self, state: Mapping[str, Any]) -> None:
-    """Goes on from a saved state."""
-    self._sums = {name: np.asarray(total) for name, total in state['sums'].items()}
-    self._counts = {name: np.asarray(count) for name, count in state['counts'].items()}
+    """Goes on from a saved state; raises KeyError, ValueError or TypeError for what is none."""
+    loaded = [
+      {name: np.asarray(value, np.float64) for name, value in dict(state[part]).items()}
+      for part in ('sums', 'counts')
+    ]
+    tasks = (len(self._names),)
+    shapes = dict.fromkeys(_BY_TASK, tasks) | dict.fromkeys(_SCALARS, ()) | {'cosine': tasks * 2}
+    for part in loaded:
+      if part.keys() != loaded[0].keys() or any(v.shape != shapes[k] for k, v in part.items()):
+        raise ValueError(f'means of steps stand at {state}')
+    self._sums, self._counts = loaded
 
 
 def check_finite(step: int, metrics: Mapping[str, Any], task_names: Sequence[str]) -> None:

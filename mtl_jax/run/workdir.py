@@ -61,6 +61,7 @@ class Workdir:
       WorkdirError: another config's run is here, a file cannot be read, or config.json is missing
         beside what was trained.
     """
+    self._check_path()
     existing = self._read('config.json', _check_config)
     results = self._read('results.json', _check_results)
     begun = self._begun()
@@ -98,6 +99,7 @@ class Workdir:
       WorkdirError: as `check`; or it cannot be written, the disk is full, another process trains
         here, or the run that is here began on other data.
     """
+    self._check_path()
     with self._claimed():
       results = self.check()
       if results is None:
@@ -146,6 +148,21 @@ class Workdir:
         continued = [*versions.get('continued', ()), {'after_step': step, **changed}]
         self.write_json('versions.json', versions | {'continued': continued})
     self.write('config.json', plain.to_json(self._run))
+
+  def _check_path(self) -> None:
+    """Raises WorkdirError for what could be no directory: no text, too long, below a file."""
+    try:
+      reason = None if plain.is_text(str(self.path)) else 'it is no text in UTF-8'
+      if not reason:
+        self.path.stat()
+    except FileNotFoundError:
+      return
+    except OSError as e:
+      reason = e.strerror or str(e)
+    if reason:
+      raise errors.WorkdirError(
+        f'{str(self.path)!r} can be no directory: {reason}. Choose another --workdir.'
+      )
 
   def _begun(self) -> bool:
     """Whether anything was trained here: a directory that a refused run left is free to take."""

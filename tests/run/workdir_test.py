@@ -114,6 +114,16 @@ def test_files_of_another_content_are_named(name, content, tmp_path):
     pass
 
 
+@pytest.mark.parametrize('name', ['a\udcff', 'a' * 300, 'a/' * 3000, 'a\0b', 'file/a'])
+def test_what_can_be_no_directory(name, tmp_path):
+  (tmp_path / 'file').touch()
+  workdir = workdir_lib.Workdir(tmp_path / name, _run())
+  for use in (workdir.check, workdir.open(DATA).__enter__):
+    with pytest.raises(errors.WorkdirError, match=r'can be no directory: .* Choose'):
+      use()
+  assert os.listdir(tmp_path) == ['file']
+
+
 def test_a_config_of_another_form_differs(tmp_path):
   workdir = workdir_lib.Workdir(tmp_path, _run())
   with workdir.open(DATA):
