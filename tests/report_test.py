@@ -273,7 +273,7 @@ def test_costs(tmp_path):
 
 
 def test_bad_directories(tmp_path):
-  with pytest.raises(WorkdirError, match='nothing' is not a directory'):
+  with pytest.raises(WorkdirError, match="nothing' is not a directory"):
     report.load([tmp_path / 'nothing'])
   with pytest.raises(WorkdirError, match='no finished run'):
     report.load([tmp_path])
