@@ -92,7 +92,7 @@ def step_present(
   with jax.numpy_dtype_promotion('standard'):  # optax counts on it; callers may be strict
     steps, new_state = tx.update(grads, opt_state, params)
 
-  def keep(new, old):
+  def keep(new: jax.Array, old: jax.Array) -> jax.Array:
     return jnp.where(present, new, old) if jnp.shape(new) == present.shape else new
 
   return jnp.where(present, steps, 0.0), jax.tree.map(keep, new_state, opt_state)

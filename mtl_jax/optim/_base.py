@@ -5,7 +5,7 @@ The methods live in this folder's other files, one family a file.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -38,13 +38,13 @@ class Balancer(optax.GradientTransformationExtraArgs):
 
   def __new__(
     cls,
-    init,
-    update,
+    init: optax.TransformInitFn,
+    update: optax.TransformUpdateExtraArgsFn,
     weighting: Weighting | None = None,
     needs: str = 'jacobian',
-    init_tasks=None,
-    weighed=None,
-  ):
+    init_tasks: Callable[[Any, int | None], State] | None = None,
+    weighed: Callable[..., tuple[Any, State, jax.Array]] | None = None,
+  ) -> Self:
     self = super().__new__(cls, init, update)
     self.weighting = weighting
     self.needs = needs
@@ -66,7 +66,9 @@ class Normalizer(optax.GradientTransformationExtraArgs):
   needs: str
   init_tasks: Callable[[Any, int | None], State]
 
-  def __new__(cls, init, update, weighting: Weighting):
+  def __new__(
+    cls, init: optax.TransformInitFn, update: optax.TransformUpdateExtraArgsFn, weighting: Weighting
+  ) -> Self:
     self = super().__new__(cls, init, update)
     self.weighting = weighting
     self.needs = weighting.needs
@@ -74,7 +76,9 @@ class Normalizer(optax.GradientTransformationExtraArgs):
     return self
 
 
-def _init_tasks(init, weighting):
+def _init_tasks(
+  init: optax.TransformInitFn, weighting: Weighting | None
+) -> Callable[[Any, int | None], State]:
   if weighting is not None:
     return lambda params, num_tasks: weighting.init(num_tasks)
   return lambda params, num_tasks: init(params)
@@ -83,7 +87,9 @@ def _init_tasks(init, weighting):
 def balancer(weighting: Weighting, num_tasks: int | None = None) -> Balancer:
   """The direction wᵀJ of a weighting, as an optax transformation."""
 
-  def update(updates, state, params=None, **extra_args):
+  def update(
+    updates: Any, state: State, params: Any = None, **extra_args: Any
+  ) -> tuple[Any, State]:
     del params
     known = _known(weighting, updates, extra_args)
     weights, new_state = weigh(weighting, state, **known)
@@ -98,7 +104,9 @@ def balancer(weighting: Weighting, num_tasks: int | None = None) -> Balancer:
 def normalizer(weighting: Weighting, num_tasks: int | None = None) -> Normalizer:
   """The rows scaled by a weighting, as an optax transformation."""
 
-  def update(updates, state, params=None, **extra_args):
+  def update(
+    updates: Any, state: State, params: Any = None, **extra_args: Any
+  ) -> tuple[Any, State]:
     del params
     scales, state = weigh(weighting, state, **_known(weighting, updates, extra_args))
     return scale_rows(scales, updates), state
@@ -107,7 +115,11 @@ def normalizer(weighting: Weighting, num_tasks: int | None = None) -> Normalizer
 
 
 def jacobian_balancer(
-  init, update, num_tasks: int | None = None, *, weighs: bool = False
+  init: Callable[[Any, int | None], State],
+  update: Callable[..., Any],
+  num_tasks: int | None = None,
+  *,
+  weighs: bool = False,
 ) -> Balancer:
   """A method that looks inside J, as an optax transformation.
 
@@ -119,14 +131,16 @@ def jacobian_balancer(
     weighs: `update` has a third result, the weights `[T]` that it used.
   """
 
-  def checked(updates, state, params=None, **extra_args):
+  def checked(updates: Any, state: State, params: Any = None, **extra_args: Any) -> Any:
     tasks = _arguments.num_rows(updates, extra_args.get('losses'))
     given = {'losses': None, 'key': None} | extra_args
     if given.get('present') is None:
       given['present'] = jnp.ones(tasks, bool)
     return update(updates, state, params=params, **given)
 
-  def without_weights(updates, state, params=None, **extra_args):
+  def without_weights(
+    updates: Any, state: State, params: Any = None, **extra_args: Any
+  ) -> tuple[Any, State]:
     return checked(updates, state, params, **extra_args)[:2]
 
   return Balancer(
@@ -204,7 +218,7 @@ def bounded(
   return scaled, weights * factor
 
 
-def _length(direction):
+def _length(direction: Any) -> jax.Array:
   """The norm `[]` of a pytree, also where its square is not a float32."""
   leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(direction)]
   largest = jnp.zeros((), jnp.float32)
@@ -227,7 +241,7 @@ def exactly(function: Callable) -> Callable:
   """
 
   @functools.wraps(function)
-  def wrapped(*args):
+  def wrapped(*args: Any) -> Any:
     with jax.enable_x64(True):
       return _as_float(function(*_as_float(args, jnp.float64)), jnp.float32)
 
@@ -235,15 +249,15 @@ def exactly(function: Callable) -> Callable:
 
 
 @exactly
-def _length_of_rows(gramian, weights):
+def _length_of_rows(gramian: jax.Array, weights: jax.Array) -> jax.Array:
   """√(wᵀGw) over the rows that have a weight."""
   square = weights[:, None] * gramian * weights[None, :]
   used = (weights[:, None] != 0) & (weights[None, :] != 0)
   return jnp.sqrt(jnp.maximum(jnp.sum(jnp.where(used, square, 0.0)), 0.0))
 
 
-def _as_float(tree, dtype):
-  def cast(x):
+def _as_float(tree: Any, dtype: Any) -> Any:
+  def cast(x: Any) -> Any:
     floating = jnp.issubdtype(jnp.result_type(x), jnp.floating)
     return jax.lax.convert_element_type(x, dtype) if floating else x
 
@@ -288,10 +302,17 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
     raise ValueError('compose: a method on independent batches takes no normalizer before it.')
   weightings = [link.weighting for link in links if link.weighting is not None]
 
-  def init(num_tasks):
+  def init(num_tasks: int | None) -> tuple[State, ...]:
     return tuple(weighting.init(num_tasks) for weighting in weightings)
 
-  def update(state, *, present, losses=None, gramian=None, **extra_args):
+  def update(
+    state: tuple[State, ...],
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, tuple[State, ...]]:
     total, states = None, []
     stacked = extra_args.pop('stacked', None)
     for weighting, link_state in zip(weightings, state, strict=True):
@@ -304,15 +325,16 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
       total = weights if total is None else total * weights
       if gramian is not None:
         gramian = weights[:, None] * gramian * weights[None, :]
+    assert total is not None
     return total, tuple(states)
 
-  def follow(state, **seen):
+  def follow(state: tuple[State, ...], **seen: Any) -> tuple[State, ...]:
     return tuple(
       link_state if weighting.follow is None else weighting.follow(link_state, **seen)
       for weighting, link_state in zip(weightings, state, strict=True)
     )
 
-  def init_chain(params):
+  def init_chain(params: Any) -> tuple[State, ...]:
     return tuple(link.init(params) for link in links)
 
   longest = last.weighting.max_norm
@@ -329,7 +351,7 @@ def compose(*links: Normalizer | Balancer) -> Balancer:
 def scale_rows(scales: jax.Array, stacked: Any) -> Any:
   """Multiplies row i of every leaf `[T, ...]` by scales[i]."""
 
-  def scale(leaf):
+  def scale(leaf: jax.Array) -> jax.Array:
     column = scales.reshape(scales.shape + (1,) * (leaf.ndim - 1))
     return (leaf.astype(jnp.float32) * column).astype(leaf.dtype)
 
@@ -343,7 +365,7 @@ def weighting_of(tx: Any, wrapper: str) -> Weighting:
   return tx.weighting
 
 
-def _known(weighting, updates, extra_args):
+def _known(weighting: Weighting, updates: Any, extra_args: dict[str, Any]) -> dict[str, Any]:
   """What `weigh` reads, from stacked gradients."""
   tasks = _arguments.num_rows(updates, extra_args.get('losses'))
   known = {'stacked': updates} | extra_args

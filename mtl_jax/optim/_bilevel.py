@@ -24,16 +24,16 @@ def balancer(init: Callable[[int | None], Any], update: Callable, name: str) -> 
   """
 
   def checked(
-    updates,
-    state,
-    params=None,
+    updates: Any,
+    state: Any,
+    params: Any = None,
     *,
-    loss_fn=None,
-    validation_fn=None,
-    losses=None,
-    present=None,
-    **extra_args,
-  ):
+    loss_fn: Losses | None = None,
+    validation_fn: Losses | None = None,
+    losses: jax.Array | None = None,
+    present: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[Any, Any, jax.Array]:
     del extra_args
     tasks = state.weights.shape[0]
     if updates is not None:
@@ -58,7 +58,9 @@ def balancer(init: Callable[[int | None], Any], update: Callable, name: str) -> 
   )
 
 
-def pull_back(loss_fn: Losses, params: Any, name: str, tasks: int):
+def pull_back(
+  loss_fn: Losses, params: Any, name: str, tasks: int
+) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
   """Losses `[T]` float32, and the function from weights `[T]` to the weighted gradient.
 
   Raises:
@@ -68,7 +70,7 @@ def pull_back(loss_fn: Losses, params: Any, name: str, tasks: int):
   if losses.shape != (tasks,):
     raise ValueError(f'{name}: a loss function gave losses {losses.shape}, not [{tasks}].')
 
-  def weighted(weights):
+  def weighted(weights: jax.Array) -> Any:
     return pull(weights.astype(losses.dtype))[0]
 
   return losses.astype(jnp.float32), weighted
@@ -77,7 +79,7 @@ def pull_back(loss_fn: Losses, params: Any, name: str, tasks: int):
 def step_along(params: Any, direction: Any, learning_rate: float | jax.Array) -> Any:
   """One step of gradient descent."""
 
-  def step(param, slope):
+  def step(param: jax.Array, slope: jax.Array) -> jax.Array:
     return param - (learning_rate * slope).astype(jnp.result_type(param))
 
   return jax.tree.map(step, params, direction)

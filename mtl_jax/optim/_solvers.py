@@ -16,6 +16,11 @@ _ROUNDING = 1e-14
 _MOST_ROUNDS = 100
 _MOST_NEWTON_STEPS = 2000  # FairGrad with a large α on badly scaled rows takes hundreds
 
+# What a loop carries.
+_Three = tuple[jax.Array, jax.Array, jax.Array]
+_Four = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+_Five = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
 dot = _base.dot
 
 
@@ -51,7 +56,7 @@ def nonnegative_qp(
   start = jnp.zeros_like(linear) if start is None else start
   size = linear.shape[0]
 
-  def step(state):
+  def step(state: _Five) -> _Five:
     rounds, _, u, free, least = state
     target = _solve_free(matrix, -linear, free)
     blocked = free & (target <= 0)
@@ -67,7 +72,7 @@ def nonnegative_qp(
     done = arrived & (~jnp.any(entering) | (value >= least))
     return rounds + 1, done, u, (free & ~stopped) | entering, jnp.minimum(value, least)
 
-  def unfinished(state):
+  def unfinished(state: _Five) -> jax.Array:
     return ~state[1] & (state[0] < 4 * size + 20)
 
   zero = jnp.zeros((), jnp.int32)
@@ -117,7 +122,7 @@ def conflict_averse(
   shortest = jnp.min(jnp.where(usable, norms, jnp.inf))
   inverse = jnp.where(usable, shortest / jnp.where(usable, norms, 1.0), 0.0)
 
-  def length_of(x):
+  def length_of(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.maximum(dot(x, dot(matrix, x)), 0.0))
 
   scaled = preference * norms
@@ -127,7 +132,7 @@ def conflict_averse(
   slopes = jnp.where(usable, product / jnp.where(length > 0, length, 1.0), 0.0)
   bound = jnp.min(jnp.where(usable, (slopes + radius) / jnp.where(usable, inverse, 1.0), jnp.inf))
 
-  def step(state):
+  def step(state: _Four) -> _Four:
     rounds, _, least, v = state
     v = nonnegative_qp(matrix, slopes - least * inverse, v)
     total = dot(inverse, v)
@@ -135,7 +140,7 @@ def conflict_averse(
     done = (total == 0) | (least - objective <= _ROUNDING * (jnp.abs(least) + radius))
     return rounds + 1, done, objective, v
 
-  def unfinished(state):
+  def unfinished(state: _Four) -> jax.Array:
     return ~state[1] & (state[0] < _MOST_ROUNDS)
 
   zero = jnp.zeros((), jnp.int32)
@@ -168,11 +173,11 @@ def power_fixed_point(gramian: jax.Array, power: jax.Array) -> jax.Array:
   gains = unit**2
   lengths = 2.0 ** jnp.arange(2.0, -14.0, -1.0)
 
-  def gain(z):  # ∫ from 1 to z of x^−power, for any power
+  def gain(z: jax.Array) -> jax.Array:  # ∫ from 1 to z of x^−power, for any power
     x = jnp.log(z) * (1 - power)
     return jnp.log(z) * jnp.where(x == 0, 1.0, jnp.expm1(x) / jnp.where(x == 0, 1.0, x))
 
-  def step(state):
+  def step(state: _Three) -> _Three:
     rounds, _, z = state
     scaled = z[:, None] * matrix * z[None, :]
     pull = jnp.sum(scaled, axis=1)
@@ -189,7 +194,7 @@ def power_fixed_point(gramian: jax.Array, power: jax.Array) -> jax.Array:
     length = jnp.where(largest < 0.1 / (1 + power), 1.0, best)
     return rounds + 1, largest < 1e-7, z * jnp.maximum(1 + length * change, 1e-3)
 
-  def unfinished(state):
+  def unfinished(state: _Three) -> jax.Array:
     return ~state[1] & (state[0] < _MOST_NEWTON_STEPS)
 
   ray = (jnp.sum(gains) / jnp.sum(matrix)) ** (1 / (1 + power))
@@ -198,7 +203,7 @@ def power_fixed_point(gramian: jax.Array, power: jax.Array) -> jax.Array:
   return jnp.where(usable, z * unit / safe, 0.0)
 
 
-def _solve_free(matrix, right, free):
+def _solve_free(matrix: jax.Array, right: jax.Array, free: jax.Array) -> jax.Array:
   """Solves for the free variables; the others are 0."""
   both = free[:, None] & free[None, :]
   system = jnp.where(both, matrix, jnp.eye(len(free), dtype=matrix.dtype))
@@ -206,7 +211,7 @@ def _solve_free(matrix, right, free):
   return _solve_with(factor, jnp.where(free, right, 0.0))
 
 
-def _solve_with(factor, right):
+def _solve_with(factor: jax.Array, right: jax.Array) -> jax.Array:
   """Solves L Lᵀx = right."""
   column = right[:, None]
   column = jax.lax.linalg.triangular_solve(factor, column, left_side=True, lower=True)

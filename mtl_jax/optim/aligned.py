@@ -1,6 +1,7 @@
 """Aligned-MTL: the gradient matrix with all its singular values made equal."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def aligned_mtl(
   _arguments.check_per_task(preference, 'aligned_mtl: preference', least='positive')
 
   @_base.exactly
-  def weights(gramian, p):
+  def weights(gramian: jax.Array, p: jax.Array) -> jax.Array:
     values, vectors, kept = _spectrum.eigh(gramian)
     rank, tasks = jnp.sum(kept), len(values)
     if scale_mode == 'rmse':
@@ -71,7 +72,15 @@ def aligned_mtl(
     ratio = jnp.where(kept, scale / jnp.where(kept, values, 1.0), 0.0)
     return _solvers.dot(vectors, jnp.sqrt(ratio) * _solvers.dot(vectors.T, p))
 
-  def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
+  def update(
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, _base.State]:
     del losses, key, extra_args
     p = _arguments.preferences(preference, present, 'aligned_mtl')
     return weights(gramian, p), state

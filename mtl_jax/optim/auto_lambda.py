@@ -1,7 +1,7 @@
 """Auto-λ: task weights that lower the validation losses of the primary tasks."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,19 +75,25 @@ def auto_lambda(
   _arguments.check_per_task(primary, 'auto_lambda: primary', least='zero')
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
-  def init(tasks):
+  def init(tasks: int | None) -> AutoLambdaState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'auto_lambda')
     if primary is not None and len(primary) != tasks:
       raise ValueError(f'auto_lambda: primary is for {len(primary)} tasks; there are {tasks}.')
     weights = jnp.full(tasks, initial_weight, jnp.float32)
     return AutoLambdaState(weights, tx.init(weights))
 
-  def update(state, params, loss_fn, validation_fn, present):
+  def update(
+    state: AutoLambdaState,
+    params: Any,
+    loss_fn: _bilevel.Losses,
+    validation_fn: _bilevel.Losses,
+    present: jax.Array,
+  ) -> tuple[Any, AutoLambdaState, jax.Array]:
     tasks = present.shape[0]
     _, weighted = _bilevel.pull_back(loss_fn, params, 'auto_lambda', tasks)
     counts = jnp.ones(tasks, jnp.float32) if primary is None else jnp.asarray(primary, jnp.float32)
 
-    def validation(weights):
+    def validation(weights: jax.Array) -> jax.Array:
       ahead = _bilevel.step_along(params, weighted(weights), virtual_learning_rate)
       losses = validation_fn(ahead).astype(jnp.float32)
       return jnp.sum(jnp.where(counts != 0, counts * losses, 0.0))

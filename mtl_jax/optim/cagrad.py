@@ -1,6 +1,7 @@
 """CAGrad: the direction near the mean gradient that helps the worst-off task most."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,14 @@ def cagrad(
     raise ValueError(f'cagrad: rescale must be one of {_RESCALES}, not {rescale!r}.')
   _arguments.check_per_task(preference, 'cagrad: preference', least='positive')
 
-  def update(state, *, present, losses=None, gramian=None, **extra_args):
+  def update(
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, _base.State]:
     del losses, extra_args
     wanted = _arguments.preferences(preference, present, 'cagrad')
     radius = jnp.asarray(c, jnp.float32)
@@ -77,6 +85,6 @@ def cagrad(
 
 @_base.exactly
 @jax.jit
-def _weights(gramian, wanted, radius):
+def _weights(gramian: jax.Array, wanted: jax.Array, radius: jax.Array) -> jax.Array:
   towards, vanishes = _solvers.conflict_averse(gramian, wanted, radius)
   return jnp.where(vanishes, 0.0, wanted + towards)

@@ -1,6 +1,7 @@
 """ConFIG: the direction with the preferred cosines to all task gradients."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,15 @@ def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balan
   """
   _arguments.check_per_task(preference, 'config: preference', least='positive')
 
-  def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
+  def update(
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, _base.State]:
     del losses, key, extra_args
     return _weights(gramian, _arguments.preferences(preference, present, 'config')), state
 
@@ -58,7 +67,7 @@ def config(preference: Sequence[float] | jax.Array | None = None) -> _base.Balan
 
 
 @_base.exactly
-def _weights(gramian, p):
+def _weights(gramian: jax.Array, p: jax.Array) -> jax.Array:
   norms = jnp.sqrt(jnp.diagonal(gramian))
   values, vectors, kept = _spectrum.eigh(gradients.cosines(gramian))
   seen = jnp.where(

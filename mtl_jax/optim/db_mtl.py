@@ -65,11 +65,19 @@ def db_mtl(
     [3.0, 3.0]
   """
 
-  def init(params, tasks):
+  def init(params: Any, tasks: int | None) -> DBMTLState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'db_mtl')
     return DBMTLState(_rows.zeros(params, tasks), jnp.zeros(tasks, jnp.int32))
 
-  def update(updates, state, *, present, losses=None, key=None, **extra_args):
+  def update(
+    updates: Any,
+    state: DBMTLState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[Any, DBMTLState]:
     del key, extra_args
     losses = _arguments.require_losses(losses, 'db_mtl')
     usable = present & jnp.isfinite(losses) & jnp.isfinite(gradients.norms(updates))
@@ -78,7 +86,7 @@ def db_mtl(
     steps = state.steps + usable.astype(jnp.int32)
     rate = beta * jnp.maximum(steps, 1).astype(jnp.float32) ** -beta_sigma
 
-    def move(old, leaf):
+    def move(old: jax.Array, leaf: jax.Array) -> jax.Array:
       new = _rows.column(scale, leaf) * leaf.astype(jnp.float32)
       moved = new + _rows.column(rate, leaf) * (old - new)
       return jnp.where(_rows.column(usable, leaf), moved, old)

@@ -1,6 +1,6 @@
 """DTP: tasks that are still difficult weigh more, by the focal loss of a performance indicator."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,11 +66,18 @@ def dtp(
   if isinstance(decay, (int, float)) and not 0 <= decay < 1:
     raise ValueError(f'dtp: decay must be in [0, 1), not {decay}.')
 
-  def init(tasks):
+  def init(tasks: int | None) -> DTPState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'dtp')
     return DTPState(jnp.full(tasks, jnp.nan, jnp.float32))
 
-  def update(state, *, present, losses=None, kpis=None, **extra_args):
+  def update(
+    state: DTPState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    kpis: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, DTPState]:
     del extra_args
     running = state.kpis
     losses = _arguments.require_losses(losses, 'dtp', running.shape[0])

@@ -1,6 +1,6 @@
 """DWA: tasks whose loss falls slowly from one epoch to the next weigh more."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def dwa(
   if isinstance(period, (int, float)) and not period >= 1:
     raise ValueError(f'dwa: period must be at least 1 step, not {period}.')
 
-  def init(tasks):
+  def init(tasks: int | None) -> DWAState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'dwa')
     return DWAState(
       jnp.zeros(tasks, jnp.float32),
@@ -87,7 +87,9 @@ def dwa(
       jnp.full(tasks, jnp.nan, jnp.float32),
     )
 
-  def update(state, *, present, losses=None, **extra_args):
+  def update(
+    state: DWAState, *, present: jax.Array, losses: jax.Array | None = None, **extra_args: Any
+  ) -> tuple[jax.Array, DWAState]:
     del extra_args
     last, before_last = state.last, state.before_last
     losses = _arguments.require_losses(losses, 'dwa', last.shape[0])

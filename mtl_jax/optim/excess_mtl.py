@@ -62,7 +62,7 @@ def excess_mtl(
     ['1.34', '0.66']
   """
 
-  def init(params, tasks):
+  def init(params: Any, tasks: int | None) -> ExcessMTLState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'excess_mtl')
     return ExcessMTLState(
       _rows.zeros(params, tasks),
@@ -70,15 +70,23 @@ def excess_mtl(
       jnp.full(tasks, jnp.nan, jnp.float32),
     )
 
-  def update(updates, state, *, present, losses=None, key=None, **extra_args):
+  def update(
+    updates: Any,
+    state: ExcessMTLState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[Any, ExcessMTLState, jax.Array]:
     del losses, key, extra_args
 
     usable = present & jnp.isfinite(gradients.norms(updates))
 
-    def accumulate(old, leaf):
+    def accumulate(old: jax.Array, leaf: jax.Array) -> jax.Array:
       return jnp.where(_rows.column(usable, leaf), old + leaf.astype(jnp.float32) ** 2, old)
 
-    def leaf_excess(leaf, total):
+    def leaf_excess(leaf: jax.Array, total: jax.Array) -> jax.Array:
       parts = leaf.astype(jnp.float32) ** 2 * jax.lax.rsqrt(total + _EPSILON)
       return jnp.sum(parts, axis=tuple(range(1, leaf.ndim)))
 

@@ -1,7 +1,7 @@
 """FAMO: task weights that are learned so that all losses fall at the same rate."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,18 +88,20 @@ def famo(
   else:
     tx = optimizer
 
-  def init(tasks):
+  def init(tasks: int | None) -> FAMOState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'famo')
     logits = jnp.zeros(tasks, jnp.float32)
     return FAMOState(logits, tx.init(logits), jnp.full(tasks, jnp.nan, jnp.float32))
 
-  def bounds(present):
+  def bounds(present: jax.Array) -> jax.Array:
     return _arguments.per_task(min_losses, present, 0.0, 'famo: min_losses')
 
-  def above(losses, bound):
+  def above(losses: jax.Array, bound: jax.Array) -> jax.Array:
     return jnp.isfinite(losses) & (losses > bound)
 
-  def learn(state, losses, new_losses, present):
+  def learn(
+    state: FAMOState, losses: jax.Array, new_losses: jax.Array, present: jax.Array
+  ) -> FAMOState:
     """ξ after a step that took the losses to the new ones; nothing is pending then."""
     bound = bounds(present)
     present = present & above(losses, bound) & above(new_losses, bound)
@@ -111,7 +113,9 @@ def famo(
     )
     return FAMOState(state.logits + steps, opt_state, jnp.full(present.shape, jnp.nan, jnp.float32))
 
-  def update(state, *, present, losses=None, **extra_args):
+  def update(
+    state: FAMOState, *, present: jax.Array, losses: jax.Array | None = None, **extra_args: Any
+  ) -> tuple[jax.Array, FAMOState]:
     del extra_args
     losses = _arguments.require_losses(losses, 'famo', state.logits.shape[0])
     state = learn(state, state.losses, losses, present)
@@ -119,7 +123,9 @@ def famo(
     weights = _base.exactly(_weights)(state.logits, losses, bounds(present), here)
     return weights, state._replace(losses=jnp.where(here, losses, jnp.nan))
 
-  def follow(state, *, losses, new_losses, present):
+  def follow(
+    state: FAMOState, *, losses: jax.Array, new_losses: jax.Array, present: jax.Array
+  ) -> FAMOState:
     losses, new_losses = losses.astype(jnp.float32), new_losses.astype(jnp.float32)
     return learn(state, losses, new_losses, present)
 
@@ -127,18 +133,22 @@ def famo(
   return _base.balancer(weighting, num_tasks)
 
 
-def _excess(losses, bound, present):
+def _excess(losses: jax.Array, bound: jax.Array, present: jax.Array) -> jax.Array:
   """D, and 1 where absent."""
   return jnp.where(present, losses - bound + _EPSILON, 1.0)
 
 
-def _weights(logits, losses, bound, present):
+def _weights(
+  logits: jax.Array, losses: jax.Array, bound: jax.Array, present: jax.Array
+) -> jax.Array:
   weights = jax.nn.softmax(logits, where=present) / _excess(losses, bound, present)
   total = jnp.sum(weights)
   return weights / jnp.where(total > 0, total, 1.0)
 
 
-def _gradient(logits, losses, new_losses, bound, present):
+def _gradient(
+  logits: jax.Array, losses: jax.Array, new_losses: jax.Array, bound: jax.Array, present: jax.Array
+) -> jax.Array:
   z = jax.nn.softmax(logits, where=present)
   fall = jnp.log(_excess(losses, bound, present) / _excess(new_losses, bound, present))
   return z * (fall - jnp.sum(z * fall))

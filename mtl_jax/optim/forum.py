@@ -96,13 +96,19 @@ def forum(
     raise ValueError(f'forum: inner_steps must be an integer of 1 or more, not {inner_steps!r}.')
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
-  def init(tasks):
+  def init(tasks: int | None) -> ForumState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'forum')
     logits = jnp.zeros(tasks, jnp.float32)
     shares = jnp.full(tasks, 1 / tasks, jnp.float32)
     return ForumState(logits, tx.init(logits), shares, jnp.zeros((), jnp.int32))
 
-  def update(state, params, loss_fn, validation_fn, present):
+  def update(
+    state: ForumState,
+    params: Any,
+    loss_fn: _bilevel.Losses,
+    validation_fn: _bilevel.Losses,
+    present: jax.Array,
+  ) -> tuple[Any, ForumState, jax.Array]:
     tasks = present.shape[0]
     step = state.step + 1
     weights = _bilevel.softmax(state.logits, present)
@@ -118,7 +124,7 @@ def forum(
     counts = jnp.isfinite(norms) & (norms > 0)
     scale = 1.0 / jnp.where(counts, norms, 1.0) if normalize else jnp.ones_like(norms)
 
-    def unit(leaf):
+    def unit(leaf: jax.Array) -> jax.Array:
       scaled = leaf.astype(jnp.float32) * _rows.column(scale, leaf)
       return jnp.where(_rows.column(counts, leaf), scaled, 0.0)
 
@@ -147,11 +153,11 @@ def forum(
     weights = _bilevel.softmax(logits, present)
     return direction, ForumState(logits, opt_state, kept, step), weights
 
-  def descend(loss_fn, params, slope, weights):
-    def total(params):
+  def descend(loss_fn: _bilevel.Losses, params: Any, slope: Any, weights: jax.Array) -> Any:
+    def total(params: Any) -> jax.Array:
       return jnp.sum(weights * loss_fn(params).astype(jnp.float32))
 
-    def step(_, params):
+    def step(_: jax.Array, params: Any) -> Any:
       return _bilevel.step_along(params, jax.grad(total)(params), inner_learning_rate)
 
     first = _bilevel.step_along(params, slope, inner_learning_rate)
@@ -183,7 +189,7 @@ def _multipliers(gramian: Any, cross: Any, square: Any, counts: Any, rho: Any) -
   pull = jnp.append(jnp.zeros(tasks), rho * norms[tasks] / shortest)
   matrix = matrix + _PENALTY * summed[:, None] * summed[None, :]
 
-  def step(_, carry):
+  def step(_: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     point, price = carry
     point = _solvers.nonnegative_qp(matrix, -(price + _PENALTY) * summed - pull, point)
     return point, price + _PENALTY * (1.0 - _solvers.dot(summed, point))

@@ -1,5 +1,8 @@
 """The geometric mean of the losses as the objective."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from mtl_jax.optim import _arguments, _base
@@ -35,7 +38,9 @@ def geometric_mean() -> _base.Balancer:
     ['0.250', '1.000']
   """
 
-  def update(state, *, present, losses=None, **extra_args):
+  def update(
+    state: _base.State, *, present: jax.Array, losses: jax.Array | None = None, **extra_args: Any
+  ) -> tuple[jax.Array, _base.State]:
     del extra_args
     losses = _arguments.require_losses(losses, 'geometric_mean')
     return _base.exactly(_gradient)(losses, present & (losses > 0)), state
@@ -43,7 +48,7 @@ def geometric_mean() -> _base.Balancer:
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))
 
 
-def _gradient(losses, positive):
+def _gradient(losses: jax.Array, positive: jax.Array) -> jax.Array:
   logs = jnp.log(jnp.where(positive, losses, 1.0))
   count = jnp.maximum(jnp.sum(positive, dtype=jnp.float64), 1.0)
   weights = jnp.exp(jnp.sum(logs) / count - logs) / count

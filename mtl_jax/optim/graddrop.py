@@ -1,7 +1,7 @@
 """GradDrop: each coordinate follows the tasks of one sign, picked at random."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,15 @@ def graddrop(seed: int = 0, *, leak: Sequence[float] | None = None) -> _base.Bal
   if leaks is not None and not all(0 <= value <= 1 for value in leaks):
     raise ValueError(f'graddrop: leak must be between 0 and 1 for every task, not {leaks}.')
 
-  def update(updates, state, *, present, losses=None, key=None, **extra_args):
+  def update(
+    updates: Any,
+    state: GradDropState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[Any, GradDropState]:
     del losses, extra_args
     if leaks is not None and len(leaks) != present.shape[0]:
       raise ValueError(f'graddrop: leak is for {len(leaks)} tasks; there are {present.shape[0]}.')
@@ -61,7 +69,7 @@ def graddrop(seed: int = 0, *, leak: Sequence[float] | None = None) -> _base.Bal
       key, next_key = jax.random.split(state.key)
       state = GradDropState(next_key)
 
-    def drop(leaf, leaf_key):
+    def drop(leaf: jax.Array, leaf_key: jax.Array) -> jax.Array:
       rows = _rows.rows(leaf, jnp.zeros((), jnp.float32), present)
       up, down = (_rows.add(clip(row, 0.0) for row in rows) for clip in (jnp.maximum, jnp.minimum))
       draw = jax.random.uniform(leaf_key, leaf.shape[1:], jnp.float32)

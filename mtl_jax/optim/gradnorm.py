@@ -1,7 +1,7 @@
 """GradNorm: task weights that keep gradient norms in proportion to the training rates."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,15 +76,24 @@ def gradnorm(
   except re.error as e:
     raise ValueError(f'gradnorm: parameters={parameters!r}: {e}') from None
 
-  def init(tasks):
+  def init(tasks: int | None) -> GradNormState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'gradnorm')
     weights = jnp.ones(tasks, jnp.float32)
     return GradNormState(weights, jnp.full(tasks, jnp.nan, jnp.float32), tx.init(weights))
 
-  def update(state, *, present, losses=None, gramian=None, stacked=None, **extra_args):
+  def update(
+    state: GradNormState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    stacked: Any = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, GradNormState]:
     del extra_args
     weights = state.weights
     losses = _arguments.require_losses(losses, 'gradnorm', weights.shape[0])
+    assert gramian is not None
     norms = jnp.sqrt(jnp.diagonal(gramian))
     if parameters:
       norms = jnp.where(present, _norms_of(stacked, pattern), 0.0)
@@ -110,7 +119,7 @@ def gradnorm(
   return _base.normalizer(_base.Weighting(init, update, 'gramian'), num_tasks)
 
 
-def _norms_of(stacked, pattern):
+def _norms_of(stacked: Any, pattern: re.Pattern[str]) -> jax.Array:
   """Norms `[T]` over the leaves whose path matches."""
   if stacked is None:
     raise ValueError("gradnorm(parameters=...) needs the stacked gradients: jacobian='stacked'.")

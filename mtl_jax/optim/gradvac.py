@@ -1,6 +1,6 @@
 """GradVac: task gradients are turned towards each other, to cosines that are followed over time."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,12 +71,21 @@ def gradvac(
   if isinstance(beta, int | float) and not 0 <= beta <= 1:
     raise ValueError(f'gradvac: beta must be in [0, 1], not {beta}.')
 
-  def init(tasks):
+  def init(tasks: int | None) -> GradVacState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'gradvac')
     return GradVacState(jnp.zeros((tasks, tasks), jnp.float32), jax.random.key(seed))
 
-  def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
+  def update(
+    state: GradVacState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, GradVacState]:
     del losses, extra_args
+    assert gramian is not None
     if gramian.shape != state.targets.shape:
       raise ValueError(
         f'gradvac of {len(state.targets)} tasks was given the gradients of {len(gramian)}.'
@@ -92,13 +101,19 @@ def gradvac(
 
 
 @_base.exactly
-def _vaccinate(gramian, targets, orders, beta):
+def _vaccinate(
+  gramian: jax.Array, targets: jax.Array, orders: jax.Array, beta: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Coefficients `[T, T]`, those of task i's new gradient in row i, and the new targets."""
   squares = jnp.diagonal(gramian)
   norms = jnp.sqrt(squares)
 
-  def one_task(task, targets, others):
-    def step(carry, other):
+  def one_task(
+    task: jax.Array, targets: jax.Array, others: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    def step(
+      carry: tuple[jax.Array, jax.Array], other: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
       coefficients, targets = carry
       image = _solvers.dot(gramian, coefficients)
       norm = jnp.sqrt(jnp.maximum(_solvers.dot(coefficients, image), 0.0))

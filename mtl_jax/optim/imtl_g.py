@@ -1,5 +1,8 @@
 """IMTL-G: the direction with equal projections on all task gradients."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
@@ -42,7 +45,15 @@ def imtl_g() -> _base.Balancer:
     ['0.80', '0.80']
   """
 
-  def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
+  def update(
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, _base.State]:
     del present, losses, key, extra_args
     return _weights(gramian), state
 
@@ -50,7 +61,7 @@ def imtl_g() -> _base.Balancer:
 
 
 @_base.exactly
-def _weights(gramian):
+def _weights(gramian: jax.Array) -> jax.Array:
   norms = jnp.sqrt(jnp.diagonal(gramian))
   safe = jnp.where(norms > 0, norms, 1.0)
   values, vectors, kept = _spectrum.eigh(gradients.cosines(gramian))

@@ -1,6 +1,6 @@
 """IMTL-L: one learned scale a task that brings all losses to the same size."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,11 +58,13 @@ def imtl_l(
   """
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
-  def init(tasks):
+  def init(tasks: int | None) -> IMTLLState:
     zeros = jnp.zeros(_arguments.known_tasks(tasks, num_tasks, 'imtl_l'), jnp.float32)
     return IMTLLState(zeros, tx.init(zeros))
 
-  def update(state, *, present, losses=None, **extra_args):
+  def update(
+    state: IMTLLState, *, present: jax.Array, losses: jax.Array | None = None, **extra_args: Any
+  ) -> tuple[jax.Array, IMTLLState]:
     del extra_args
     s = state.log_scales
     losses = _arguments.require_losses(losses, 'imtl_l', s.shape[0])

@@ -1,5 +1,8 @@
 """Krum: the task gradient that lies nearest to its neighbours."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from mtl_jax.optim import _base
@@ -44,7 +47,7 @@ def krum(num_byzantine: int = 1, *, num_selected: int = 1) -> _base.Balancer:
     raise ValueError(f'krum: num_selected must be 1 or more, not {num_selected}.')
 
   @_base.exactly
-  def weights(gramian, present):
+  def weights(gramian: jax.Array, present: jax.Array) -> jax.Array:
     tasks, count = len(gramian), jnp.sum(present)
     squares = jnp.diagonal(gramian)
     # Symmetric to the bit: mutual neighbours tie where one neighbour is counted.
@@ -58,8 +61,17 @@ def krum(num_byzantine: int = 1, *, num_selected: int = 1) -> _base.Balancer:
     selected = jnp.clip(count, 1, num_selected)
     return jnp.where((places < selected) & present, 1 / selected.astype(gramian.dtype), 0.0)
 
-  def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
+  def update(
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, _base.State]:
     del losses, key, extra_args
+    assert gramian is not None
     tasks = gramian.shape[0]
     if 1 < tasks < num_byzantine + 3:
       raise ValueError(

@@ -1,7 +1,9 @@
 """Sum, mean and weighted sum of the task gradients: the baselines of every table."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from mtl_jax.optim import _arguments, _base
@@ -23,7 +25,9 @@ def sum_tasks() -> _base.Balancer:
     [1.0, 2.0]
   """
 
-  def update(state, *, present, **extra_args):
+  def update(
+    state: _base.State, *, present: jax.Array, **extra_args: Any
+  ) -> tuple[jax.Array, _base.State]:
     del extra_args
     return jnp.ones(present.shape, jnp.float32), state
 
@@ -45,7 +49,9 @@ def mean_tasks() -> _base.Balancer:
     [0.5, 1.0]
   """
 
-  def update(state, *, present, **extra_args):
+  def update(
+    state: _base.State, *, present: jax.Array, **extra_args: Any
+  ) -> tuple[jax.Array, _base.State]:
     del extra_args
     here = present.astype(jnp.float32)
     return here / jnp.maximum(jnp.sum(here), 1.0), state
@@ -76,7 +82,9 @@ def static(weights: Sequence[float] | None = None) -> _base.Balancer:
   """
   _arguments.check_per_task(weights, 'static: weights')
 
-  def update(state, *, present, **extra_args):
+  def update(
+    state: _base.State, *, present: jax.Array, **extra_args: Any
+  ) -> tuple[jax.Array, _base.State]:
     del extra_args
     return _arguments.per_task(weights, present, 1.0, 'static: weights'), state
 

@@ -1,5 +1,7 @@
 """MGDA: the shortest vector in the convex hull of the task gradients."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -52,10 +54,18 @@ def mgda(*, normalization: str = 'none', apply_to: str = 'original') -> _base.Ba
   if apply_to not in ('original', 'normalized'):
     raise ValueError(f"mgda: apply_to must be 'original' or 'normalized', not {apply_to!r}.")
 
-  def update(state, *, present, losses=None, gramian=None, **extra_args):
+  def update(
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, _base.State]:
     del extra_args
     sizes = jnp.ones(present.shape, jnp.float32)
     if normalization in ('l2', 'loss+'):
+      assert gramian is not None
       sizes = sizes * jnp.sqrt(jnp.diagonal(gramian))
     if normalization in ('loss', 'loss+'):
       sizes = sizes * _arguments.require_losses(losses, f'mgda(normalization={normalization!r})')
@@ -68,5 +78,5 @@ def mgda(*, normalization: str = 'none', apply_to: str = 'original') -> _base.Ba
 
 @_base.exactly
 @jax.jit
-def _weights(gramian, sizes, present):
+def _weights(gramian: jax.Array, sizes: jax.Array, present: jax.Array) -> jax.Array:
   return _solvers.simplex_qp(gramian / sizes[:, None] / sizes[None, :], present)

@@ -80,7 +80,9 @@ def moco(
     raise ValueError(f"moco: projection must be 'softmax' or 'simplex', not {projection!r}.")
 
   @_base.exactly
-  def descend(weights, gramian, usable, step, rho):
+  def descend(
+    weights: jax.Array, gramian: jax.Array, usable: jax.Array, step: jax.Array, rho: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
     weights, mass = _rows.shares(weights, usable)
     moved = weights - step * (_base.dot(gramian, weights) + rho * weights)
     if projection == 'simplex':
@@ -89,12 +91,20 @@ def moco(
       weights = jnp.where(usable, jax.nn.softmax(moved, where=usable), 0.0)
     return mass * weights, weights
 
-  def init(params, tasks):
+  def init(params: Any, tasks: int | None) -> MoCoState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'moco')
     weights = jnp.full(tasks, 1 / tasks, jnp.float32)
     return MoCoState(_rows.zeros(params, tasks), weights, jnp.zeros(tasks, jnp.int32))
 
-  def update(updates, state, *, present, losses=None, key=None, **extra_args):
+  def update(
+    updates: Any,
+    state: MoCoState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[Any, MoCoState, jax.Array]:
     del key, extra_args
     norms = gradients.norms(updates)
     usable = present & jnp.isfinite(norms)
@@ -107,7 +117,7 @@ def moco(
     age = jnp.maximum(steps, 1).astype(jnp.float32)
     rate = beta * age**-beta_sigma
 
-    def track(old, leaf):
+    def track(old: jax.Array, leaf: jax.Array) -> jax.Array:
       new = _rows.column(scale, leaf) * leaf.astype(jnp.float32)
       moved = old - _rows.column(rate, leaf) * (old - new)
       return jnp.where(_rows.column(usable, leaf), moved, old)

@@ -1,6 +1,6 @@
 """MOML: task weights learned by multi-objective descent on the validation losses."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,14 +73,20 @@ def moml(
   """
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
-  def init(tasks):
+  def init(tasks: int | None) -> MOMLState:
     logits = jnp.zeros(_arguments.known_tasks(tasks, num_tasks, 'moml'), jnp.float32)
     return MOMLState(logits, tx.init(logits))
 
-  def update(state, params, loss_fn, validation_fn, present):
+  def update(
+    state: MOMLState,
+    params: Any,
+    loss_fn: _bilevel.Losses,
+    validation_fn: _bilevel.Losses,
+    present: jax.Array,
+  ) -> tuple[Any, MOMLState, jax.Array]:
     _, weighted = _bilevel.pull_back(loss_fn, params, 'moml', present.shape[0])
 
-    def validation(logits):
+    def validation(logits: jax.Array) -> jax.Array:
       weights = _bilevel.softmax(logits, present)
       ahead = _bilevel.step_along(params, weighted(weights), virtual_learning_rate)
       return validation_fn(ahead).astype(jnp.float32)
@@ -99,6 +105,6 @@ def moml(
 
 
 @_base.exactly
-def _shortest(rows, counts):
+def _shortest(rows: jax.Array, counts: jax.Array) -> jax.Array:
   """The shortest vector `[T]` in the hull of those rows that count."""
   return _solvers.dot(_solvers.simplex_qp(_solvers.dot(rows, rows.T), counts), rows)

@@ -1,5 +1,7 @@
 """Nash-MTL and FairGrad: weights at which every task gains its fair part of the step."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -71,11 +73,18 @@ def nash_mtl(
       f'nash_mtl: normalization must be one of {_NORMALIZATIONS}, not {normalization!r}.'
     )
 
-  def update(state, *, present, losses=None, gramian=None, **extra_args):
+  def update(
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, _base.State]:
     del present, losses, extra_args
     return (_bargain if normalization == 'none' else _bargain_of_size)(gramian), state
 
-  def longest(state):
+  def longest(state: _base.State) -> jax.Array:
     del state
     bound = jnp.asarray(max_norm, jnp.float32)
     return jnp.where(bound > 0, bound, jnp.inf)
@@ -120,7 +129,14 @@ def fairgrad(alpha: float | jax.Array = 1.0) -> _base.Balancer:
   if isinstance(alpha, (int, float)) and not alpha > 0:
     raise ValueError(f'fairgrad: alpha must be positive, not {alpha!r}.')
 
-  def update(state, *, present, losses=None, gramian=None, **extra_args):
+  def update(
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, _base.State]:
     del present, losses, extra_args
     return _fair(gramian, jnp.asarray(alpha, jnp.float32)), state
 
@@ -129,13 +145,13 @@ def fairgrad(alpha: float | jax.Array = 1.0) -> _base.Balancer:
 
 @_base.exactly
 @jax.jit
-def _bargain(gramian):
+def _bargain(gramian: jax.Array) -> jax.Array:
   return _solvers.power_fixed_point(gramian, jnp.ones((), gramian.dtype))
 
 
 @_base.exactly
 @jax.jit
-def _bargain_of_size(gramian):
+def _bargain_of_size(gramian: jax.Array) -> jax.Array:
   """The solution for G/‖G‖_F."""
   weights = _solvers.power_fixed_point(gramian, jnp.ones((), gramian.dtype))
   return weights * jnp.sqrt(jnp.linalg.norm(gramian))
@@ -143,5 +159,5 @@ def _bargain_of_size(gramian):
 
 @_base.exactly
 @jax.jit
-def _fair(gramian, alpha):
+def _fair(gramian: jax.Array, alpha: jax.Array) -> jax.Array:
   return _solvers.power_fixed_point(gramian, 1 / alpha)

@@ -1,5 +1,8 @@
 """Per-task gradient normalization without state: gradients brought to comparable size."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from mtl_jax.optim import _arguments, _base
@@ -47,12 +50,20 @@ def normalize_task_gradients(kind: str = 'l2') -> _base.Normalizer:
   if kind not in KINDS:
     raise ValueError(f'normalize_task_gradients: unknown kind {kind!r}. Valid: {", ".join(KINDS)}')
 
-  def update(state, *, present, losses=None, gramian=None, **extra_args):
+  def update(
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, _base.State]:
     del extra_args
     size = jnp.ones((), jnp.float32)
     if kind in ('loss', 'loss+'):
       size = size * _arguments.require_losses(losses, f'normalize_task_gradients({kind!r})')
     if kind != 'loss':
+      assert gramian is not None
       size = size * jnp.sqrt(jnp.diagonal(gramian))
     scale = jnp.where(size > 0, 1.0 / jnp.where(size > 0, size, 1.0), 1.0)
     if kind in _COMMON_NORMS:

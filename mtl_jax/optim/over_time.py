@@ -62,18 +62,20 @@ def every_k(tx: _base.Balancer, k: int, num_tasks: int | None = None) -> _base.B
   if k == 1:
     return tx
 
-  def in_use(weights):
+  def in_use(weights: jax.Array) -> jax.Array:
     known = ~jnp.isnan(weights)
     count = jnp.maximum(jnp.sum(known, dtype=jnp.float32), 1.0)
     return jnp.where(known, weights, jnp.sum(jnp.where(known, weights, 0.0)) / count)
 
-  def init(tasks):
+  def init(tasks: int | None) -> EveryKState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'every_k')
     unknown = jnp.full(tasks, jnp.nan, jnp.float32)
     return EveryKState(unknown, jnp.zeros((), jnp.int32), inner.init(tasks))
 
-  def update(state, *, present, **extra_args):
-    def renew(inner_state):
+  def update(
+    state: EveryKState, *, present: jax.Array, **extra_args: Any
+  ) -> tuple[jax.Array, EveryKState]:
+    def renew(inner_state: Any) -> tuple[jax.Array, Any]:
       weights, inner_state = inner.update(inner_state, present=present, **extra_args)
       return jnp.where(present, weights.astype(jnp.float32), state.weights), inner_state
 
@@ -84,7 +86,7 @@ def every_k(tx: _base.Balancer, k: int, num_tasks: int | None = None) -> _base.B
     age = jnp.where(due & ~jnp.any(present), 0, (state.age + 1) % k)
     return in_use(weights), EveryKState(weights, age, inner_state)
 
-  def held(state):
+  def held(state: EveryKState) -> tuple[jax.Array, jax.Array, EveryKState]:
     return state.age == 0, in_use(state.weights), state._replace(age=(state.age + 1) % k)
 
   weighting = inner._replace(init=init, update=update, held=held, max_norm=_inner_max_norm(inner))
@@ -126,38 +128,40 @@ def with_warmup(tx: _base.Balancer, steps: int) -> _base.Balancer:
   if steps == 0:
     return tx
 
-  def counted(state, begun, inner_state):
+  def counted(state: WarmupState, begun: jax.Array, inner_state: Any) -> WarmupState:
     inner_state = jax.tree.map(
       lambda new, old: jax.lax.select_n(begun, old, new), inner_state, state.inner
     )
     return WarmupState(jnp.minimum(state.step + 1, steps + 1), inner_state)
 
-  def mean(present):
+  def mean(present: jax.Array) -> jax.Array:
     here = present.astype(jnp.float32)
     return here / jnp.maximum(jnp.sum(here), 1.0)
 
   inner = tx.weighting
   if inner is not None:
 
-    def update(state, *, present, **extra_args):
+    def update(
+      state: WarmupState, *, present: jax.Array, **extra_args: Any
+    ) -> tuple[jax.Array, WarmupState]:
       begun = state.step >= steps
       weights, inner_state = inner.update(state.inner, present=present, **extra_args)
       return jnp.where(begun, weights, mean(present)), counted(state, begun, inner_state)
 
-    def follow(state, **seen):
+    def follow(state: WarmupState, **seen: Any) -> WarmupState:
       assert inner.follow is not None
       followed = inner.follow(state.inner, **seen)
       begun = state.step > steps  # the step that is being followed was counted already
       kept = jax.tree.map(lambda new, old: jax.lax.select_n(begun, old, new), followed, state.inner)
       return state._replace(inner=kept)
 
-    def held(state):
+    def held(state: WarmupState) -> tuple[jax.Array, jax.Array, WarmupState]:
       assert inner.held is not None
       due, weights, inner_state = inner.held(state.inner)
       begun = state.step >= steps
       return due | ~begun, weights, counted(state, begun, inner_state)
 
-    def max_norm(state):
+    def max_norm(state: WarmupState) -> jax.Array:
       assert inner.max_norm is not None
       return jnp.where(state.step >= steps, inner.max_norm(state.inner), jnp.inf)
 
@@ -176,7 +180,9 @@ def with_warmup(tx: _base.Balancer, steps: int) -> _base.Balancer:
       made.needs,
     )
 
-  def update_stacked(updates, state, params=None, **extra_args):
+  def update_stacked(
+    updates: Any, state: WarmupState, params: Any = None, **extra_args: Any
+  ) -> tuple[Any, WarmupState]:
     begun = state.step >= steps
     present = extra_args.get('present')
     present = jnp.ones(_arguments.num_rows(updates), bool) if present is None else present
@@ -231,12 +237,14 @@ def ema_weights(
   """
   inner = _base.weighting_of(tx, 'ema_weights')
 
-  def update(state, *, present, **extra_args):
+  def update(
+    state: EmaState, *, present: jax.Array, **extra_args: Any
+  ) -> tuple[jax.Array, EmaState]:
     weights, inner_state = inner.update(state.inner, present=present, **extra_args)
     average = _average(state.average, weights, present, alpha)
     return jnp.where(present, average, 0.0), EmaState(average, inner_state)
 
-  def init(tasks):
+  def init(tasks: int | None) -> EmaState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'ema_weights')
     return EmaState(jnp.full(tasks, jnp.nan, jnp.float32), inner.init(tasks))
 
@@ -271,7 +279,9 @@ def ema_gramian(
   if inner.needs != 'gramian':
     raise ValueError(f'ema_gramian: this method reads {inner.needs}, not the Gramian.')
 
-  def update(state, *, present, gramian, **extra_args):
+  def update(
+    state: EmaState, *, present: jax.Array, gramian: jax.Array, **extra_args: Any
+  ) -> tuple[jax.Array, EmaState]:
     both = present[:, None] & present[None, :]
     average = _average(state.average, gramian, both, decay)
     weights, inner_state = inner.update(
@@ -279,7 +289,7 @@ def ema_gramian(
     )
     return weights, EmaState(average, inner_state)
 
-  def init(tasks):
+  def init(tasks: int | None) -> EmaState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'ema_gramian')
     return EmaState(jnp.full((tasks, tasks), jnp.nan, jnp.float32), inner.init(tasks))
 
@@ -324,7 +334,9 @@ def cr_mogm(
   return ema_weights(optim.get(method, **(options or {})), alpha, num_tasks)
 
 
-def _average(average, new, present, decay):
+def _average(
+  average: jax.Array, new: jax.Array, present: jax.Array, decay: float | jax.Array
+) -> jax.Array:
   """The running average where present; its first value is the first that came."""
   known = jnp.where(jnp.isnan(average), new, average)
   return jnp.where(present, decay * known + (1.0 - decay) * new, average)
@@ -336,7 +348,7 @@ def _passing(inner: _base.Weighting, init: Callable, update: Callable) -> _base.
   made = inner._replace(init=init, update=update, held=None, max_norm=_inner_max_norm(inner))
   if follow is not None:
 
-    def following(state, **seen):
+    def following(state: _base.State, **seen: Any) -> _base.State:
       return state._replace(inner=follow(state.inner, **seen))
 
     return made._replace(follow=following)

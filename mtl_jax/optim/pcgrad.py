@@ -1,6 +1,6 @@
 """PCGrad: each task's gradient is projected off those it conflicts with."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +49,17 @@ def pcgrad(seed: int = 0, *, order: str = 'random', reduction: str = 'sum') -> _
   """
   check_options('pcgrad', order, reduction)
 
-  def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
+  def update(
+    state: PCGradState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, PCGradState]:
     del losses, extra_args
+    assert gramian is not None
     tasks = gramian.shape[0]
     if key is None:
       key, next_key = jax.random.split(state.key)
@@ -68,8 +77,8 @@ def _project(gramian: jax.Array, orders: jax.Array) -> jax.Array:
   """Coefficients `[T, T]`, those of task i's projected gradient in row i."""
   squares = jnp.diagonal(gramian)
 
-  def project(task, others):
-    def step(coefficients, other):
+  def project(task: jax.Array, others: jax.Array) -> jax.Array:
+    def step(coefficients: jax.Array, other: jax.Array) -> tuple[jax.Array, None]:
       inner = jnp.dot(gramian[other], coefficients, precision=jax.lax.Precision.HIGHEST)
       conflict = (inner < 0) & (other != task) & (squares[other] > 0)
       part = inner / jnp.where(squares[other] > 0, squares[other], 1.0)

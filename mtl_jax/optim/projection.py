@@ -1,6 +1,7 @@
 """UPGrad and DualProj: gradients projected to where no task's loss goes up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,12 +88,24 @@ def dualproj(
   return _projection(_project_mean, reg_eps, preference, 'dualproj')
 
 
-def _projection(solve, reg_eps, preference, name):
+def _projection(
+  solve: Callable[..., jax.Array],
+  reg_eps: float | jax.Array,
+  preference: Sequence[float] | None,
+  name: str,
+) -> _base.Balancer:
   if isinstance(reg_eps, (int, float)) and not reg_eps >= 0:
     raise ValueError(f'{name}: reg_eps must be 0 or more, not {reg_eps!r}.')
   _arguments.check_per_task(preference, f'{name}: preference', least='positive')
 
-  def update(state, *, present, losses=None, gramian=None, **extra_args):
+  def update(
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, _base.State]:
     del losses, extra_args
     wanted = _arguments.preferences(preference, present, name)
     return solve(gramian, wanted, jnp.asarray(reg_eps, jnp.float32)), state
@@ -102,7 +115,7 @@ def _projection(solve, reg_eps, preference, name):
 
 @_base.exactly
 @jax.jit
-def _project_each(gramian, wanted, reg_eps):
+def _project_each(gramian: jax.Array, wanted: jax.Array, reg_eps: jax.Array) -> jax.Array:
   """Row i: from pᵢ eᵢ, the only part of p that its problem has."""
   solve = _from_lower_bounds(gramian, reg_eps)
   return wanted + jnp.sum(jax.vmap(solve)(jnp.diag(wanted)), axis=0)
@@ -110,11 +123,11 @@ def _project_each(gramian, wanted, reg_eps):
 
 @_base.exactly
 @jax.jit
-def _project_mean(gramian, wanted, reg_eps):
+def _project_mean(gramian: jax.Array, wanted: jax.Array, reg_eps: jax.Array) -> jax.Array:
   return wanted + _from_lower_bounds(gramian, reg_eps)(wanted)
 
 
-def _from_lower_bounds(gramian, reg_eps):
+def _from_lower_bounds(gramian: jax.Array, reg_eps: jax.Array) -> Callable[[jax.Array], jax.Array]:
   """The function from bounds l `[T]` to the u ≥ 0 for which v = l + u minimizes vᵀG̃v."""
   norms, matrix = _solvers.correlations(gramian)
   total = jnp.sum(norms**2)
@@ -124,7 +137,7 @@ def _from_lower_bounds(gramian, reg_eps):
   part = share / size  # the problem in units of `size`, where the diagonal is 1
   matrix = part[:, None] * matrix * part[None, :] + jnp.diag(1 - part**2)
 
-  def solve(bounds):
+  def solve(bounds: jax.Array) -> jax.Array:
     return _solvers.nonnegative_qp(matrix, _solvers.dot(matrix, size * bounds)) / size
 
   return solve

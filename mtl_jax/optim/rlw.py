@@ -1,6 +1,6 @@
 """RLW: task weights drawn anew at each step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,9 @@ def rlw(seed: int = 0, *, distribution: str = 'normal') -> _base.Balancer:
   if distribution not in _DISTRIBUTIONS:
     raise ValueError(f'rlw: distribution must be one of {_DISTRIBUTIONS}, not {distribution!r}.')
 
-  def update(state, *, present, key=None, **extra_args):
+  def update(
+    state: RLWState, *, present: jax.Array, key: jax.Array | None = None, **extra_args: Any
+  ) -> tuple[jax.Array, RLWState]:
     del extra_args
     if key is None:
       key, next_key = jax.random.split(state.key)
@@ -68,7 +70,7 @@ def rlw(seed: int = 0, *, distribution: str = 'normal') -> _base.Balancer:
   )
 
 
-def _draw(distribution, key, present):
+def _draw(distribution: str, key: jax.Array, present: jax.Array) -> jax.Array:
   shape = present.shape
   if distribution == 'normal':
     return jax.nn.softmax(jax.random.normal(key, shape, jnp.float32), where=present)
@@ -85,11 +87,11 @@ def _draw(distribution, key, present):
   return drawn / jnp.where(total > 0, total, 1.0)
 
 
-def _bernoulli(key, present):
-  def draw(key):
+def _bernoulli(key: jax.Array, present: jax.Array) -> jax.Array:
+  def draw(key: jax.Array) -> jax.Array:
     return jax.random.bernoulli(key, 0.5, present.shape) & present
 
-  def again(carry):
+  def again(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     key, _ = jax.random.split(carry[0])
     return key, draw(key)
 

@@ -1,6 +1,7 @@
 """Scalarizations: one function of all the losses, whose gradient gives the weights."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -191,10 +192,14 @@ def _scalarization(
   _arguments.check_per_task(preference, f'{method}: preference', least='positive')
   _arguments.check_per_task(reference, f'{method}: reference')
 
-  def shifted(losses, ideal, p, present, *options):
+  def shifted(
+    losses: jax.Array, ideal: jax.Array, p: jax.Array, present: jax.Array, *options: jax.Array
+  ) -> jax.Array:
     return gradient(jnp.where(present, losses - ideal, 0.0), p, present, *options)
 
-  def update(state, *, present, losses=None, **extra_args):
+  def update(
+    state: _base.State, *, present: jax.Array, losses: jax.Array | None = None, **extra_args: Any
+  ) -> tuple[jax.Array, _base.State]:
     del extra_args
     losses = _arguments.require_losses(losses, method)
     p = _arguments.preferences(preference, present, method)
@@ -204,17 +209,17 @@ def _scalarization(
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'losses'))
 
 
-def _chebyshev(f, p, present):
+def _chebyshev(f: jax.Array, p: jax.Array, present: jax.Array) -> jax.Array:
   scaled = jnp.where(present, p * f, -jnp.inf)
   largest = present & (scaled == jnp.max(scaled))
   return jnp.where(largest, p / jnp.maximum(jnp.sum(largest, dtype=p.dtype), 1.0), 0.0)
 
 
-def _stch(f, p, present, mu):
+def _stch(f: jax.Array, p: jax.Array, present: jax.Array, mu: jax.Array) -> jax.Array:
   return p * jax.nn.softmax(p * f / mu, where=present)
 
 
-def _cosmos(f, p, present, coefficient):
+def _cosmos(f: jax.Array, p: jax.Array, present: jax.Array, coefficient: jax.Array) -> jax.Array:
   del present
   norm, length = jnp.linalg.norm(f), jnp.linalg.norm(p)
   norm, length = jnp.where(norm > 0, norm, 1.0), jnp.where(length > 0, length, 1.0)
@@ -223,7 +228,7 @@ def _cosmos(f, p, present, coefficient):
   return p - coefficient * pull
 
 
-def _pbi(f, p, present, theta):
+def _pbi(f: jax.Array, p: jax.Array, present: jax.Array, theta: jax.Array) -> jax.Array:
   del present
   length = jnp.linalg.norm(p)
   ray = p / jnp.where(length > 0, length, 1.0)

@@ -1,7 +1,7 @@
 """SDMGrad and MoDo: task weights that descend on ‖wᵀJ‖² with unbiased, doubly sampled Gramians."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,13 +76,21 @@ def sdmgrad(
   _arguments.check_per_task(preference, 'sdmgrad: preference', least='positive')
 
   @_base.exactly
-  def descend(weights, gramian, present, preferred, lam, learning_rate, momentum):
+  def descend(
+    weights: jax.Array,
+    gramian: jax.Array,
+    present: jax.Array,
+    preferred: jax.Array,
+    lam: jax.Array,
+    learning_rate: jax.Array,
+    momentum: jax.Array,
+  ) -> tuple[jax.Array, jax.Array]:
     weights, mass = _rows.shares(weights, present)
     norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gramian), 0.0))
     scale = jnp.sum(norms) / jnp.maximum(jnp.sum(present), 1).astype(norms.dtype)
     gramian = jnp.where(scale > 0, gramian / jnp.where(scale > 0, scale, 1.0) ** 2, 0.0)
 
-    def step(_, carry):
+    def step(_: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
       weights, moving = carry
       moving = momentum * moving + _solvers.dot(gramian, weights + lam * preferred)
       return project_to_simplex(weights - learning_rate * moving, present), moving
@@ -91,10 +99,18 @@ def sdmgrad(
     weights = jax.lax.fori_loop(0, steps, step, start)[0]
     return mass * weights, (weights + lam * preferred) / (1 + lam)
 
-  def init(tasks):
+  def init(tasks: int | None) -> SDMGradState:
     return SDMGradState(_equal(_arguments.known_tasks(tasks, num_tasks, 'sdmgrad')))
 
-  def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
+  def update(
+    state: SDMGradState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, SDMGradState]:
     del losses, key, extra_args
     _check_tasks('sdmgrad', state.weights, gramian)
     preferred = _arguments.preferences(preference, present, 'sdmgrad')
@@ -147,16 +163,26 @@ def modo(
   _check_not_negative('modo', gamma=gamma, rho=rho)
 
   @_base.exactly
-  def descend(weights, gramian, present, gamma, rho):
+  def descend(
+    weights: jax.Array, gramian: jax.Array, present: jax.Array, gamma: jax.Array, rho: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
     weights, mass = _rows.shares(weights, present)
     gradient = _solvers.dot(gramian, weights) + rho * weights
     weights = project_to_simplex(weights - gamma * gradient, present)
     return mass * weights, weights
 
-  def init(tasks):
+  def init(tasks: int | None) -> MoDoState:
     return MoDoState(_equal(_arguments.known_tasks(tasks, num_tasks, 'modo')))
 
-  def update(state, *, present, losses=None, gramian=None, key=None, **extra_args):
+  def update(
+    state: MoDoState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    gramian: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, MoDoState]:
     del losses, key, extra_args
     _check_tasks('modo', state.weights, gramian)
     moved, weights = descend(state.weights, gramian, present, gamma, rho)
@@ -182,16 +208,17 @@ def project_to_simplex(point: jax.Array, present: jax.Array) -> jax.Array:
   return jnp.where(present, jnp.maximum(point - shift, 0.0), 0.0)
 
 
-def _equal(tasks):
+def _equal(tasks: int) -> jax.Array:
   return jnp.full(tasks, 1 / tasks, jnp.float32)
 
 
-def _check_tasks(method, weights, gramian):
+def _check_tasks(method: str, weights: jax.Array, gramian: jax.Array | None) -> None:
+  assert gramian is not None
   if len(weights) != len(gramian):
     raise ValueError(f'{method} of {len(weights)} tasks was given the gradients of {len(gramian)}.')
 
 
-def _check_not_negative(method, **options):
+def _check_not_negative(method: str, **options: float | jax.Array) -> None:
   for name, value in options.items():
     if isinstance(value, int | float) and value < 0:
       raise ValueError(f'{method}: {name} must be 0 or more, not {value}.')

@@ -1,5 +1,8 @@
 """Trimmed mean: the coordinate-wise mean of the task gradients without the most extreme ones."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +41,15 @@ def trimmed_mean(trim: int = 1) -> _base.Balancer:
   if not isinstance(trim, int) or isinstance(trim, bool) or trim < 0:
     raise ValueError(f'trimmed_mean: trim must be an integer of 0 or more, not {trim!r}.')
 
-  def update(updates, state, *, present, losses=None, key=None, **extra_args):
+  def update(
+    updates: Any,
+    state: _base.State,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[Any, _base.State]:
     del losses, key, extra_args
     tasks = present.shape[0]
     if 1 < tasks <= 2 * trim:
@@ -49,7 +60,7 @@ def trimmed_mean(trim: int = 1) -> _base.Balancer:
     left = jnp.maximum(count - 2 * dropped, 1).astype(jnp.float32)
     surplus = dropped.astype(jnp.float32)
 
-    def trimmed(leaf):
+    def trimmed(leaf: jax.Array) -> jax.Array:
       infinity = jnp.asarray(jnp.inf, jnp.float32)
       high = _nth(_rows.rows(leaf, -infinity, present), most, dropped, jnp.maximum, jnp.minimum)
       low = _nth(_rows.rows(leaf, infinity, present), most, dropped, jnp.minimum, jnp.maximum)
@@ -65,7 +76,13 @@ def trimmed_mean(trim: int = 1) -> _base.Balancer:
   return _base.jacobian_balancer(lambda params, tasks: (), update)
 
 
-def _nth(rows, most, n, first, second):
+def _nth(
+  rows: list[jax.Array],
+  most: int,
+  n: jax.Array,
+  first: Callable[[jax.Array, jax.Array], jax.Array],
+  second: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
   """The n-th (from 0, n ≤ most) of the rows in the order in which `first` picks of two."""
   best = rows[:1]
   for row in rows[1:]:

@@ -1,6 +1,6 @@
 """Uncertainty weighting: one learned noise scale a task."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +59,17 @@ def uncertainty(
   """
   tx = optax.adam(learning_rate) if optimizer is None else optimizer
 
-  def init(tasks):
+  def init(tasks: int | None) -> UncertaintyState:
     zeros = jnp.zeros(_arguments.known_tasks(tasks, num_tasks, 'uncertainty'), jnp.float32)
     return UncertaintyState(zeros, tx.init(zeros))
 
-  def update(state, *, present, losses=None, **extra_args):
+  def update(
+    state: UncertaintyState,
+    *,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[jax.Array, UncertaintyState]:
     del extra_args
     s = state.log_variances
     losses = _arguments.require_losses(losses, 'uncertainty', s.shape[0])

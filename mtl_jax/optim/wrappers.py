@@ -1,7 +1,7 @@
 """Balancers of balancers: on what a method works, and what bounds its direction."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -38,10 +38,12 @@ def on_shared(tx: optax.GradientTransformation) -> optax.GradientTransformationE
   """
   tx = optax.with_extra_args_support(tx)
 
-  def init(params):
+  def init(params: Any) -> optax.OptState:
     return tx.init(_shared(params))
 
-  def update(updates, state, params=None, **extra_args):
+  def update(
+    updates: Any, state: optax.OptState, params: Any = None, **extra_args: Any
+  ) -> tuple[Any, optax.OptState]:
     inner = None if params is None else _shared(params)
     shared, state = tx.update(_shared(updates), state, inner, **extra_args)
     return {'shared': shared, 'tasks': updates['tasks']}, state
@@ -86,25 +88,25 @@ def by_group(tx: _base.Balancer, groups: str | Sequence[str] = 'matrix') -> _bas
   except re.error as e:
     raise ValueError(f'by_group: {e.pattern!r} is no regular expression: {e}') from None
 
-  def group_of(path) -> str:
+  def group_of(path: tuple[Any, ...]) -> str:
     name = sharding.path_of(path)
     if patterns is None:
       return name if groups == 'matrix' else name.rpartition('/')[0]
     return next((p.pattern for p in patterns if p.match(name)), '')
 
-  def split(tree):
+  def split(tree: Any) -> dict[str, dict[str, Any]]:
     parts: dict[str, dict[str, Any]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
       parts.setdefault(group_of(path), {})[sharding.path_of(path)] = leaf
     return parts
 
-  def init_each(params, init_one):
+  def init_each(params: Any, init_one: Callable[[Any], Any]) -> dict[str, Any]:
     parts = split(params)
     for pattern in patterns or ():
       if pattern.pattern not in parts:
         raise ValueError(f'by_group: no parameter matches {pattern.pattern!r}.')
 
-    def own_key(leaf, index):  # the groups draw apart
+    def own_key(leaf: Any, index: int) -> Any:  # the groups draw apart
       if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
         return leaf
       return jax.random.fold_in(leaf, index)
@@ -114,13 +116,20 @@ def by_group(tx: _base.Balancer, groups: str | Sequence[str] = 'matrix') -> _bas
       for index, (name, part) in enumerate(parts.items())
     }
 
-  def init(params):
+  def init(params: Any) -> dict[str, Any]:
     return init_each(params, tx.init)
 
-  def init_tasks(params, num_tasks):
+  def init_tasks(params: Any, num_tasks: int | None) -> dict[str, Any]:
     return init_each(params, lambda part: tx.init_tasks(part, num_tasks))
 
-  def update(updates, state, params=None, *, key=None, **extra_args):
+  def update(
+    updates: Any,
+    state: dict[str, Any],
+    params: Any = None,
+    *,
+    key: jax.Array | None = None,
+    **extra_args: Any,
+  ) -> tuple[Any, dict[str, Any]]:
     owners = {} if params is None else split(params)
     new_state: dict[str, Any] = {}
     directions: dict[str, Any] = {}
@@ -177,7 +186,9 @@ def clip_conflict(
     raise ValueError('clip_conflict: a method on independent batches has no common Gramian.')
 
   @_base.exactly
-  def clip(gramian, weights, max_conflict, reg_eps):
+  def clip(
+    gramian: jax.Array, weights: jax.Array, max_conflict: jax.Array, reg_eps: jax.Array
+  ) -> jax.Array:
     norms, matrix = _solvers.correlations(gramian)
     safe = jnp.where(norms > 0, norms, 1.0)
     along = _solvers.dot(gramian, weights)
@@ -186,7 +197,9 @@ def clip_conflict(
     move = _solvers.nonnegative_qp(matrix + reg_eps * jnp.eye(len(norms)), slack)
     return weights + move / safe
 
-  def update(state, *, present, gramian=None, **extra_args):
+  def update(
+    state: _base.State, *, present: jax.Array, gramian: jax.Array | None = None, **extra_args: Any
+  ) -> tuple[jax.Array, _base.State]:
     weights, state = inner.update(state, present=present, gramian=gramian, **extra_args)
     weights = jnp.where(present, weights, 0.0)
     bound = (jnp.asarray(max_conflict, jnp.float32), jnp.asarray(reg_eps, jnp.float32))
@@ -197,7 +210,7 @@ def clip_conflict(
   return _base.Balancer(tx.init, made.update, weighting, made.needs)
 
 
-def _shared(tree):
+def _shared(tree: Any) -> Any:
   if not gradients.is_split(tree):
     raise ValueError("on_shared needs a tree {'shared': ..., 'tasks': {...}}.")
   return tree['shared']
