@@ -174,7 +174,7 @@ def test_a_flipped_bit_changes_nothing_or_is_an_error(tmp_path):
       except errors.WorkdirError as e:
         errors_of[name] = str(e)
       shutil.rmtree(copy)
-  assert files > 12
+  assert files > 8  # their number depends on the version of orbax
   wrong = [e for e in errors_of.values() if 'Cannot read the checkpoint of step 7' not in e]
   assert not wrong
   assert any('SHA-256' in e for e in errors_of.values())
