@@ -12,8 +12,10 @@ VERSION = re.search(
 assert VERSION is not None
 
 QUICKSTART = ['lemminflect>=0.2.3']
+PARQUET = ['pyarrow>=18.1']
 DEV = [
   *QUICKSTART,
+  *PARQUET,
   'build>=1.2.1',
   'hypothesis>=6.100',
   'mypy>=1.13',
@@ -61,6 +63,7 @@ setup(
   ],
   extras_require={
     'quickstart': QUICKSTART,
+    'parquet': PARQUET,
     'dev': DEV,
     'cuda': ['jax[cuda13]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],
