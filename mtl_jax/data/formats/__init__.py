@@ -13,8 +13,11 @@ from mtl_jax.data.formats import (
   conll,
   delimited,
   hugging_face,
+  images,
   json_lines,
+  npz,
   parquet,
+  rows,
   spans,
   tfds,
   whole_json,
@@ -26,6 +29,7 @@ Reading = _base.Reading
 Writer = _base.Writer
 Format = _base.Format
 find = _paths.find
+from_rows = rows.from_rows
 
 _FOUND_OUT = _base.Reading()
 
@@ -41,6 +45,8 @@ FORMATS: dict[str, type[_base.Format]] = {
     conll.ConllU,
     parquet.Parquet,
     hugging_face.Datasets,
+    npz.Npz,
+    images.Images,
     tfds.Tfds,
   )
 }
