@@ -211,6 +211,8 @@ def plain(value: Any) -> Any:
 
 def as_text(value: Any) -> str:
   """Returns a value as a field of text: None as nothing, lists and mappings as JSON."""
+  if isinstance(value, str):
+    return value
   value = plain(value)
   if value is None:
     return ''

@@ -16,7 +16,7 @@ from mtl_jax.data.formats import _base, _sink, _source
 _BLANKS = ' \t'
 _RUNS = re.compile('[ \t]+')
 _COMMENT = re.compile(r'#\s*([^=]*[^=\s])\s*=\s?(.*)')
-_DOCSTART = re.compile(r'-DOCSTART-(?![^ \t])')
+_NUMBER = re.compile(r'[0-9]+(?:[-.][0-9]+)?')
 _UD = ('id', 'form', 'lemma', 'upos', 'xpos', 'feats', 'head', 'deprel', 'deps', 'misc')
 
 
@@ -93,7 +93,7 @@ class Conll(_base.Format):
     if self.ids:
       return _Shape(delimiter != ' ', given or _UD, not given)
     texts = (line.text for line in self.lines())
-    words = (text for text in texts if text.strip(_BLANKS) and not _DOCSTART.match(text))
+    words = (text for text in texts if text.strip(_BLANKS) and not _is_docstart(text))
     # A first word that begins with # is found if no other word comes.
     hashes: list[str] = []
     first = next((text for text in words if not _hash(text, hashes)), None)
@@ -117,7 +117,7 @@ class Conll(_base.Format):
     words = ended = False
     for line in self.lines():
       blank = not line.text.strip(_BLANKS)
-      if words and (_DOCSTART.match(line.text) or (ended and not blank)):
+      if words and (_is_docstart(line.text) or (ended and not blank)):
         if held:
           yield held
         held, block, words = block, [], False
@@ -135,7 +135,7 @@ class Conll(_base.Format):
     numbers: list[int] = []
     comments: dict[str, str] = {}
     for line in block:
-      if not line.text.strip(_BLANKS) or _DOCSTART.match(line.text):
+      if not line.text.strip(_BLANKS) or _is_docstart(line.text):
         comments = comments if rows else {}
         continue
       if not _is_word(line, shape, not rows):
@@ -173,7 +173,7 @@ class Conll(_base.Format):
       between = 'tabs' if shape.tabs else 'blanks'
       columns = 'column' if len(row) == 1 else 'columns'
       return f'{len(row)} {columns} between {between}, expected {width}'
-    if self.ids and not re.fullmatch(r'[0-9]+(?:[-.][0-9]+)?', row[0]):
+    if self.ids and not _NUMBER.fullmatch(row[0]):
       return f'{row[0][:20]!r} is no number of a word'
     return ''
 
@@ -196,6 +196,10 @@ def _hash(text: str, seen: list[str]) -> bool:
   return False
 
 
+def _is_docstart(text: str) -> bool:
+  return text.startswith('-DOCSTART-') and text[10:11] in ('', ' ', '\t')
+
+
 def _split(text: str, tabs: bool) -> list[str]:
   return text.split('\t') if tabs else _RUNS.split(text.strip(_BLANKS))
 
@@ -209,7 +213,7 @@ def _is_word(line: _source.Line, shape: _Shape, front: bool) -> bool:
     front: whether no word of the sentence came before.
   """
   text = line.text
-  if not text.strip(_BLANKS) or _DOCSTART.match(text):
+  if not text.strip(_BLANKS) or _is_docstart(text):
     return False
   if not text.startswith('#'):
     return True
@@ -260,7 +264,7 @@ class _Writer(_base.Writer):
       if line.number in sentence.words:
         text = self._extended(text, [column[word] for column in columns], sentence.shape)
         word += 1
-      elif _DOCSTART.match(text):
+      elif _is_docstart(text):
         text = self._extended(text, ['O'] * len(columns), sentence.shape)
       elif self._source.ids and text[:1].isdecimal():
         text = self._extended(text, ['_'] * len(columns), sentence.shape)

@@ -130,16 +130,15 @@ class Delimited(_base.Format):
       reason = row.broken
       if not reason and len(row.fields) != count:
         reason = f'{len(row.fields)} {_fields(row.fields)}, expected {count}'
-      if not reason and '\0' in row.raw:
+      elif not reason and '\0' in row.raw:
         reason = 'a NUL byte'
       if row.raw[0] == '{' and count > 1 and _is_object(row.raw):
         raise self.error(
           f'a JSON object in a file of {self.name.upper()}: two formats in one file; split it',
           row.first,
         )
-      place = _base.lines_place(row.first, row.last)
       if reason:
-        yield self.fault(place, reason, row.raw)
+        yield self.fault(_base.lines_place(row.first, row.last), reason, row.raw)
       else:
         fields = dict(zip(columns, row.fields, strict=True))
         raw = _Raw(row.raw, dialect.delimiter)

@@ -26,7 +26,8 @@ def from_rows(rows: Any) -> Iterator[_base.Record | _base.Fault]:
       raise errors.DataError(f'the rows given: {wrong}')
     values = rows.itertuples(index=False, name=None)
     return _records(dict(zip(columns, row, strict=True)) for row in values)
-  if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+  strange = isinstance(rows, str | bytes | Mapping) or hasattr(rows, 'columns')
+  if strange or not isinstance(rows, Iterable):
     raise errors.DataError(
       f'the rows given: {type(rows).__name__} is no list of dicts, and no pandas DataFrame'
     )

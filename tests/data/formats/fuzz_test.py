@@ -16,7 +16,7 @@ from mtl_jax.data import formats
 from tests.data.formats import conll_test, files
 
 SETTINGS = hypothesis.settings(
-  max_examples=120,
+  max_examples=100,
   deadline=None,
   suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
