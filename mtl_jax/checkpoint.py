@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -203,6 +204,8 @@ def read_best(directory: str | pathlib.Path) -> dict[str, np.ndarray]:
   if not steps:
     raise errors.WorkdirError(f'{directory} holds no checkpoint')
   step = max(steps)
+  verbosity = absl.logging.get_verbosity()
+  absl.logging.set_verbosity(absl.logging.ERROR)  # orbax misses files that only managers write
   try:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
       host = _checked_host(reader.restore(directory / str(step) / 'host'))
@@ -220,6 +223,8 @@ def read_best(directory: str | pathlib.Path) -> dict[str, np.ndarray]:
     raise errors.WorkdirError(
       f'Cannot read the checkpoint of step {step} in {directory}: {_first_line(e)}'
     ) from e
+  finally:
+    absl.logging.set_verbosity(verbosity)
   return values
 
 

@@ -59,6 +59,11 @@ def portable(run: Plain) -> Plain:
   for key in _PATHS:
     if is_section(run.get('dataset')):
       run['dataset'].pop(key, None)
+  for given in (run.get('dataset') or {}).get('files', {}).values():
+    given.pop('data_dir', None)
+    for key, value in given.items():
+      if key in ('train', 'validation', 'test') and isinstance(value, tuple | list):
+        given[key] = [_from_here(path) for path in value]
   encoder = run.get('encoder', {})
   for name, node in [('', run), *(encoder.items() if is_section(encoder) else ())]:
     # An encoder's section calls a file `vectors` or `path`; those of a user's own are its business.
@@ -67,6 +72,12 @@ def portable(run: Plain) -> Plain:
         parts = pathlib.PurePath(node[key]).parts
         node[key] = '/'.join(parts[-2:] if key == 'init_from' else parts[-1:])
   return run
+
+
+def _from_here(path: str) -> str:
+  """A path as it is, if relative; else its last part: the rest is this machine's."""
+  absolute = path.startswith(('~', '/')) or pathlib.PurePath(path).is_absolute()
+  return pathlib.PurePath(path).name if absolute else path
 
 
 def differences(old: Plain, new: Plain, most: int = 10) -> list[str]:

@@ -40,6 +40,7 @@ from mtl_jax.build import program as program_lib
 from mtl_jax.build import ready, start
 from mtl_jax.config import command_line
 from mtl_jax.data import pipeline
+from mtl_jax.data.described import in_memory
 from mtl_jax.run import console as console_lib
 from mtl_jax.run import loop
 from mtl_jax.run import signals as signals_lib
@@ -113,6 +114,57 @@ def run(
         console.finish(_summary(result))
       results.append(result)
   return results
+
+
+def fit(
+  config: config_dict.ConfigDict | Mapping[str, Any],
+  workdir: str | os.PathLike[str],
+  data: Any,
+  *,
+  variants: Iterable[str] = (),
+) -> list[dict[str, Any]]:
+  """Trains on rows in memory: `run`, with the rows as files in the work directory.
+
+  They are kept as WORKDIR/data/NAME.SPLIT.jsonl (or .npz, where a field is an array), so that a
+  second call goes on, and what was trained can be evaluated.
+
+  Args:
+    config: `mtl_jax.config.default()` with changes, or a plain dict of them; `dataset.files` says
+      of each table which columns are read, as for files, and `train` is not given there.
+    workdir: where the runs' directories are, or will be.
+    data: name in `dataset.files` -> rows, or -> `{'train': rows, 'validation': rows, 'test':
+      rows}`, of which what is missing is held out. Rows are a list of dicts or a pandas DataFrame.
+      Where there is one table, what belongs to it alone.
+    variants: names of the variants to train; () for all.
+
+  Returns:
+    the results of all runs, as `run`.
+
+  Raises:
+    ConfigError: the config and the tables do not fit.
+    DataError: a row is malformed.
+
+  Example:
+    >>> rows = [{'text': 'late again', 'mood': 'bad'}, ...]  # doctest: +SKIP
+    >>> config = {'dataset': {'files': {'t': {'input': 'text'}}}, 'tasks': {'mood': {}}}
+    >>> fit(config, 'runs/mood', rows)  # doctest: +SKIP
+    >>> mtl_jax.load('runs/mood').predict(['on time'])  # doctest: +SKIP
+  """
+  whole = config_lib.plain(config)
+  names = list(whole.get('dataset', {}).get('files', {})) or ['data']
+  if len(names) == 1 and not (isinstance(data, Mapping) and names[0] in data):
+    data = {names[0]: data}
+  for name in [*names, *data]:
+    if name not in data or name not in names:
+      raise errors.ConfigError(
+        f'dataset.files has {", ".join(names)}, and data has {", ".join(map(str, data))}'
+      )
+  dataset = dict(whole.get('dataset', {}))
+  dataset['files'] = {
+    name: dict(dataset.get('files', {}).get(name, {})) | in_memory.write(workdir, name, rows)
+    for name, rows in data.items()
+  }
+  return run(config_lib.complete(whole | {'dataset': dataset}), workdir, variants=variants)
 
 
 class _Prepared(NamedTuple):

@@ -1,6 +1,7 @@
 """The rooms of the package: imports point down only, over at most eight floors.
 
-A room is a folder or a file at the top. What is imported inside a function counts like the rest.
+A room is a folder or a file at the top. What is imported inside a function counts like the rest. A
+folder's __main__ is a command: above all rooms, wherever it stands.
 """
 
 import ast
@@ -18,7 +19,8 @@ FLAX = {'encoders', 'sharing', 'heads', 'kinds', 'model'}
 
 
 def room_of(path):
-  return path.relative_to(ROOT).parts[0].removesuffix('.py')
+  parts = path.relative_to(ROOT).parts
+  return (parts[-1] if parts[-1] == '__main__.py' else parts[0]).removesuffix('.py')
 
 
 ROOMS = {room_of(path) for path in FILES} - {'__init__', '__main__'}

@@ -9,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from mtl_jax import encoders, errors
-from mtl_jax.data import builders, pipeline, text
+from mtl_jax.data import sources, text
+from mtl_jax.data.known import Known
 
 Run = Mapping[str, Any]
 _LOG = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ def source_of(run: Run) -> encoders.protocol.Source | None:
   return encoders.source(name, run['encoder'].get(name, {}))
 
 
-def build_encoder(run: Run, data: pipeline.Data) -> Any:
+def build_encoder(run: Run, data: Known) -> Any:
   """The encoder, a Flax module, over the embedding."""
   name, source = run['encoder']['name'], source_of(run)
   if source:
@@ -43,7 +44,7 @@ def build_encoder(run: Run, data: pipeline.Data) -> Any:
   return encoders.custom.make(encoders.ENCODERS[name], run['encoder'][name], offered)
 
 
-def _offered(run: Run, data: pipeline.Data) -> dict[str, Any]:
+def _offered(run: Run, data: Known) -> dict[str, Any]:
   """What an encoder is given beside its options, where it has such a parameter."""
   dtype, options = jnp.dtype(run['dtype']), dict(run['encoder']['embedding'])
   tokenizer, path = data.vocabularies.tokenizer, options.pop('vectors')
@@ -75,7 +76,8 @@ def check_encoder(run: Run) -> None:
   options = run['encoder']
   name, embedding = options['name'], options['embedding']
   data_set, vectors = run['dataset']['name'], embedding['vectors']
-  arrays = builders.get(data_set).INPUT.kind == 'array'
+  source_data = sources.of(run['dataset'], run['tasks'])
+  arrays = source_data.input.kind == 'array'
   serve = encoders.ARRAYS if arrays else (*encoders.TEXT, *encoders.PRETRAINED)
   if name not in serve and not encoders.custom.is_dotted(name):
     raise errors.ConfigError(
@@ -111,8 +113,7 @@ def check_encoder(run: Run) -> None:
     encoders.get(name, **{} if arrays else {'embedding': None}, **options[name])
   except ValueError as e:
     raise errors.ConfigError(f'encoder.{name}: {e}') from None
-  tasks = builders.get(data_set).TASKS
-  tagging = [task for task in run['tasks'] if tasks[task].rules.per_token]
+  tagging = [task for task in run['tasks'] if source_data.tasks[task].rules.per_token]
   if name == 'cnn' and options['cnn']['pool'] and tagging:
     raise errors.ConfigError(
       f'encoder.cnn.pool: task {tagging[0]!r} labels every token: set it to False; tasks that '

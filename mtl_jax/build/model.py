@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from mtl_jax import encoders, errors, kinds
 from mtl_jax import sharing as sharing_lib
 from mtl_jax.build.encoder import build_encoder
-from mtl_jax.data import pipeline
+from mtl_jax.data.known import Known
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.tasks import Task
 
 Run = Mapping[str, Any]
 
 
-def build_model(run: Run, data: pipeline.Data) -> MultiTaskModel:
+def build_model(run: Run, data: Known) -> MultiTaskModel:
   """The encoder, the heads and how they share."""
   dtype = jnp.dtype(run['dtype'])
   tasks = [_task(name, run, data, dtype) for name in run['tasks']]
@@ -33,7 +33,7 @@ def check_sharing(run: Run) -> None:
     _share(run, encoders.MLP(), [Task(name, None) for name in run['tasks']])
 
 
-def _task(name: str, run: Run, data: pipeline.Data, dtype: Any) -> Task:
+def _task(name: str, run: Run, data: Known, dtype: Any) -> Task:
   options, spec = run['tasks'][name], data.specs[name]
   given = {key: options[key] for key in kinds.head_options_of(spec.rules)}
   head = spec.rules.build_head(data.label_names[name], dtype, **given)

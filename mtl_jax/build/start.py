@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from mtl_jax import errors, kinds
+from mtl_jax import errors
 from mtl_jax.build import layers as layers_lib
 from mtl_jax.build import transfer
 from mtl_jax.build.encoder import source_of
-from mtl_jax.data import builders, pipeline, text
+from mtl_jax.data import pipeline, sources, text
 from mtl_jax.data import vocabularies as vocabularies_lib
 from mtl_jax.model import MultiTaskModel, is_frozen, read_by
 
@@ -23,36 +23,29 @@ _LOG = logging.getLogger(__name__)
 def load_data(run: Run) -> pipeline.Data:
   """The data set of a run, with the vocabularies of the encoder or run that it starts from."""
   vocabularies, tokenizer = None, None
+  source = sources.of(run['dataset'], run['tasks'])
   if run['init_from']:
     found = transfer.find_run(run['init_from'], run['seed'])
     vocabularies = vocabularies_lib.read(found)
-    arrays = builders.get(run['dataset']['name']).INPUT.kind == 'array'
+    arrays = source.input.kind == 'array'
     if arrays != (vocabularies.tokenizer is None):
       reads = ('texts', 'arrays') if arrays else ('arrays', 'texts')
       raise errors.ConfigError(
         f'init_from: {found} was trained on {reads[0]}, and {run["dataset"]["name"]!r} has '
         f'{reads[1]}'
       )
-  elif (source := source_of(run)) and not run['dataset']['tokenizer']:
-    tokenizer = text.pretrained(source.tokenizer())
+  elif (pretrained := source_of(run)) and not run['dataset']['tokenizer']:
+    tokenizer = text.pretrained(pretrained.tokenizer())
   return pipeline.load(
     run['dataset'],
-    _kind_options(run),
+    run['tasks'],
     run['train']['batch_size'],
     run['seed'],
     vocabularies,
     tokenizer,
     new_tasks=True,
+    source=source,
   )
-
-
-def _kind_options(run: Run) -> dict[str, dict[str, Any]]:
-  """Task -> the options of its kind and of its data."""
-  task_specs = builders.get(run['dataset']['name']).TASKS
-  return {
-    name: {key: options[key] for key in ('train_labels', *kinds.options_of(task_specs[name].rules))}
-    for name, options in run['tasks'].items()
-  }
 
 
 def elsewhere(run: Run) -> bool:

@@ -3,7 +3,7 @@
 Building models, data and optimizers from a config is the work of `build`.
 """
 
-from mtl_jax.config.default import default, dotted, tasks
+from mtl_jax.config.default import complete, default, dotted, tasks
 from mtl_jax.config.fit import check_path
 from mtl_jax.config.resolve import resolve, validate
 from mtl_jax.plain import Plain, differences, plain, portable, to_json
@@ -11,6 +11,7 @@ from mtl_jax.plain import Plain, differences, plain, portable, to_json
 __all__ = [
   'Plain',
   'check_path',
+  'complete',
   'default',
   'differences',
   'dotted',

@@ -9,10 +9,13 @@ from mtl_jax import encoders, errors, kinds, metrics, optim, train_step
 from mtl_jax.build import balance, encoder, model, optimizer, start
 from mtl_jax.config import sections
 from mtl_jax.config.fit import COMMON, task_section
-from mtl_jax.data import builders
+from mtl_jax.data import described, sources
 from mtl_jax.data import specs as specs_lib
 from mtl_jax.evaluate import selection
 from mtl_jax.plain import Plain, is_number, is_section, leaves
+
+EPOCHS = 10.0
+"""How long a run trains whose config gives neither steps nor epochs."""
 
 PATHS = (
   *('dataset.data_dir', 'dataset.manual_dir', 'dataset.tokenizer'),
@@ -27,6 +30,7 @@ def check(run: Plain, where: str) -> Plain:
       for path in PATHS:
         _check_path(run, path)
       _check_dataset(run)
+      _settle(run)
       for section, names in sections.CHOICES.items():
         _choose(run, section, tuple(names))
       _check_values(run)
@@ -50,14 +54,13 @@ def _check_path(run: Plain, path: str) -> None:
 
 
 def _check_dataset(run: Plain) -> None:
-  builder = builders.get(run['dataset']['name'])
-  specs = builder.TASKS
+  source = _find(run)
+  specs = source.tasks
   only = [name for names in run.pop('only') for name in str(names).split(',')]  # --config.only=a,b
   for name in run['tasks']:
     if name not in specs:
       raise errors.ConfigError(
-        f'tasks: data set {run["dataset"]["name"]!r} has no task {name!r}'
-        f'{errors.nearest(name, specs)}'
+        f'tasks: data set {source.name!r} has no task {name!r}{errors.nearest(name, specs)}'
       )
   for name in only:
     if name not in run['tasks']:
@@ -67,19 +70,19 @@ def _check_dataset(run: Plain) -> None:
   run['tasks'] = {name: given[name] for name in specs if name in given and name in (only or given)}
   if not run['tasks']:
     raise errors.ConfigError(f'tasks: name at least one{errors.nearest("", specs)}')
+  of_task: dict[str, tuple[str, ...]] = {}
   for name, options in run['tasks'].items():
     run['tasks'][name], rules = _of_kind(name, options, specs[name])
-    metrics.check(name, rules, specs[name].metrics, specs[name].labels)
+    of_task[name] = tuple(run['tasks'][name].get('metrics', ())) or specs[name].metrics
+    metrics.check(name, rules, of_task[name], specs[name].labels)
   metric = run['train']['early_stopping']['metric']
-  valid = selection.choices({name: specs[name].metrics for name in run['tasks']})
+  valid = selection.choices(of_task)
   if metric not in valid:
     raise errors.ConfigError(
       f'train.early_stopping.metric: no metric {metric!r}{errors.nearest(metric, valid)}'
     )
-  if metric == selection.JOINT and (builder.OWNER or run['dataset']['own_batches']):
-    whose = (
-      'with own_batches' if run['dataset']['own_batches'] else f'of {run["dataset"]["name"]!r}'
-    )
+  if metric == selection.JOINT and (source.owner or run['dataset']['own_batches']):
+    whose = 'with own_batches' if run['dataset']['own_batches'] else f'of {source.name!r}'
     raise errors.ConfigError(
       'train.early_stopping.metric: joint exact match is that of tasks which share their examples, '
       f'and those {whose} do not'
@@ -90,13 +93,59 @@ def _check_dataset(run: Plain) -> None:
     )
 
 
+def _settle(run: Plain) -> None:
+  """Chooses what the config leaves open: an encoder for the inputs, and how long to train."""
+  spec = sources.of(run['dataset'], run['tasks']).input
+  if not run['encoder']['name']:
+    run['encoder']['name'] = 'mlp' if spec.kind == 'array' else 'transformer'
+  if run['dataset'].get('files') and run['encoder']['name'] not in encoders.PRETRAINED:
+    run['dataset']['tokenizer'] = run['dataset']['tokenizer'] or spec.tokenizer
+  train = run['train']
+  if not train['steps'] and not train['epochs']:
+    train['epochs'] = EPOCHS
+
+
+def _find(run: Plain) -> sources.Source:
+  """The data set; of described files, what was found out of them is written into the config."""
+  dataset, tasks = run['dataset'], run['tasks']
+  if not dataset.get('files'):
+    dataset.pop('files', None)
+    for name, options in tasks.items():
+      for key, usual in described.COLUMN.items():
+        value = options.pop(key, usual)
+        if key == 'metrics' and value:
+          options[key] = value
+        elif value != usual:
+          raise errors.ConfigError(
+            f'tasks.{name}.{key}: is for dataset.files, and {dataset["name"]!r} says it itself'
+          )
+    return sources.of(dataset, tasks)
+  only = run['only']
+  if only:  # files that no chosen task reads are left alone
+    chosen = [name for names in only for name in str(names).split(',')]
+    tasks = run['tasks'] = {name: tasks[name] for name in tasks if name in chosen} or tasks
+    named = {file for options in tasks.values() for file in _texts(options['files'])}
+    if named:
+      dataset['files'] = {name: f for name, f in dataset['files'].items() if name in named}
+  found = sources.of(dataset, tasks)
+  assert isinstance(found, described.Described)
+  dataset['name'], dataset['files'] = found.name, found.files
+  for name, columns in found.columns.items():
+    tasks[name] |= columns
+  return found
+
+
+def _texts(value: str | tuple[str, ...]) -> tuple[str, ...]:
+  return (value,) if isinstance(value, str) else tuple(value)
+
+
 def _of_kind(name: str, options: Plain, spec: specs_lib.TaskSpec) -> tuple[Plain, kinds.Kind]:
   """The options of a task that its kind has, and the kind with its own of them."""
   of_head, of_kind = kinds.head_options_of(spec.rules), kinds.options_of(spec.rules)
   usual = task_section()
   kept = {}
   for key, value in options.items():
-    if key in COMMON or key in of_head or key in of_kind:
+    if key in COMMON or key in described.COLUMN or key in of_head or key in of_kind:
       kept[key] = value
     elif value != usual[key]:
       raise errors.ConfigError(
@@ -139,7 +188,7 @@ def _choose(run: Plain, section: str, names: tuple[str, ...]) -> None:
 
 def _check_values(run: Plain) -> None:
   train = run['train']
-  if (train['steps'] > 0) == (train['epochs'] > 0):
+  if train['steps'] > 0 and train['epochs'] > 0:
     raise errors.ConfigError(
       'train: give either steps or epochs, and leave the other at 0 '
       f'(now steps={train["steps"]}, epochs={train["epochs"]})'

@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from mtl_jax import config as config_lib
 from mtl_jax import errors, files, plain
-from mtl_jax.config import fit, shipped
+from mtl_jax.config import fit, shipped, toml
 
 EXIT_CODES: dict[type[Exception], int] = {
   errors.ConfigError: 2,
@@ -26,6 +26,7 @@ EXIT_CODES: dict[type[Exception], int] = {
 _FLAGS_HELP = """\
 flags:
   --config=FILE.py[:ARGUMENT]  the file defines get_config([argument]); required
+  --config=FILE.toml           or one with the same keys in TOML
   --config=mtl_jax:NAME        a config that ships with the package
   --config.KEY=VALUE           changes a key of the config
   --workdir=DIR                where the runs are kept; required
@@ -177,12 +178,15 @@ def _check_shadowed(
 
 
 def load(path: str) -> config_dict.ConfigDict:
-  """Returns the config of `FILE.py` or `mtl_jax:NAME`, either with `:ARGUMENT` or without.
+  """Returns the config of `FILE.py` or `mtl_jax:NAME`, either with `:ARGUMENT` or without, or of
+  `FILE.toml`.
 
   Raises:
     ConfigError: there is no such config, or it fails; the message names the line.
   """
   name, *argument = shipped.split(path)
+  if name.endswith('.toml') and files.is_file(name):
+    return toml.load(name, argument)
   spec = importlib.util.spec_from_file_location('config_file', name)
   if not files.is_file(name) or spec is None or spec.loader is None:
     raise errors.ConfigError(f'no config file {name!r}{_near(pathlib.Path(name))}')
@@ -208,7 +212,9 @@ def load(path: str) -> config_dict.ConfigDict:
 def _near(path: pathlib.Path) -> str:
   """The config file beside `path` whose name is the nearest."""
   try:
-    return errors.nearest(path.name, [p.name for p in path.parent.glob('*.py')])
+    return errors.nearest(
+      path.name, [p.name for p in path.parent.iterdir() if p.suffix in ('.py', '.toml')]
+    )
   except OSError:  # there is no such directory, nor could there be
     return ''
 

@@ -8,9 +8,9 @@ from ml_collections import config_dict
 
 from mtl_jax import encoders, errors
 from mtl_jax.config import sections
-from mtl_jax.config.fit import describe, merge_task
+from mtl_jax.config.fit import describe, merge, merge_task
 from mtl_jax.data import pipeline
-from mtl_jax.plain import is_section
+from mtl_jax.plain import is_section, plain
 
 
 def default() -> config_dict.ConfigDict:
@@ -32,7 +32,8 @@ def default() -> config_dict.ConfigDict:
   # 'package.module:Name'; `dtype` and, for texts, `embedding` and `max_length` are given where it
   # has such a parameter.
   c.encoder = {
-    'name': 'transformer',
+    # '': 'transformer' for texts, 'mlp' for numbers.
+    'name': '',
     # Of the tokens; `vectors` is a text file of GloVe or fastText, of width `features`; '': none.
     'embedding': encoders.options_of('embedding') | {'vectors': ''},
     **sections.defaults('encoder'),
@@ -67,6 +68,25 @@ def default() -> config_dict.ConfigDict:
   c.lock()
   c.encoder.custom.unlock()
   return c
+
+
+def complete(given: Mapping[str, Any]) -> config_dict.ConfigDict:
+  """Returns `default()` with the values of nested dicts, as a file in TOML has them.
+
+  Raises:
+    ConfigError: a key does not exist, or a value does not fit.
+  """
+  config = config_dict.ConfigDict(sort_keys=False)
+  for key, value in merge('', plain(default()), plain(given)).items():
+    if key == 'tasks':
+      config.tasks = tasks(value)
+    elif key in ('variants', 'paper'):
+      config[key] = dotted(value)
+    else:
+      config[key] = value
+  config.lock()
+  config.encoder.custom.unlock()
+  return config
 
 
 def tasks(options: Mapping[str, Mapping[str, Any]]) -> config_dict.ConfigDict:

@@ -7,6 +7,7 @@ from ml_collections import config_dict
 
 from mtl_jax import errors, kinds, options
 from mtl_jax.config import sections
+from mtl_jax.data import described
 from mtl_jax.plain import Plain, is_int, is_number, is_section, plain
 
 COMMON: Plain = options.defaults(sections.Task)
@@ -14,11 +15,11 @@ COMMON: Plain = options.defaults(sections.Task)
 
 
 def task_section() -> Plain:
-  """The options of a task: those of all, then those of the kinds and of their heads."""
+  """The options of a task: those of all, of the kinds and their heads, and of a file's column."""
   section: Plain = dict(COMMON)
   for kind in kinds.KINDS.values():
     section |= kinds.head_options_of(kind) | kinds.options_of(kind)
-  return section
+  return section | described.COLUMN
 
 
 def check_path(config: config_dict.ConfigDict | Mapping[str, Any], path: str) -> None:
@@ -65,6 +66,10 @@ def _fit(where: str, base: Any, value: Any) -> Any:
     return plain(value)
   if where == 'tasks' and is_section(value):
     return {name: merge_task(name, given) for name, given in value.items()}
+  if where == 'dataset.files' and is_section(value):
+    return {name: described.file_options(name, given) for name, given in value.items()}
+  if where.startswith('tasks.') and where.split('.')[2] in described.COLUMN:
+    value = (value,) if isinstance(base, tuple) and isinstance(value, str) else value
   if is_section(base) and is_section(value):
     return merge(where, base, value)
   if isinstance(base, tuple) and isinstance(value, tuple | list):

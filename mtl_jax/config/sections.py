@@ -16,7 +16,7 @@ class Train:
 
   Attributes:
     batch_size: examples a step.
-    steps: one of steps and epochs is given, the other 0.
+    steps: one of steps and epochs is given, the other 0; both 0: 10 epochs.
     epochs: passes through the training split.
     log_every: steps.
     eval_every: steps; 0: after every epoch.

@@ -61,7 +61,8 @@ def assemble(split: Split, rows: np.ndarray, size: int, width: int) -> _batches.
   values = split.values[rows]
   if values.dtype == np.uint8:
     values = values / np.float32(255)
-  inputs = _batches.fill((values - split.mean) / split.std, size, 0)
+  values = (values - split.mean) / split.std
+  inputs = _batches.fill(np.where(np.isnan(values), np.float32(0), values), size, 0)
   return {'inputs': inputs, **_batches.labels(split.targets, rows, size, width)}
 
 
@@ -97,10 +98,15 @@ def encode(
   for split, items in examples.by_task.items():
     values[split] = []
     for group in examples.groups:
-      values[split].append(_stack(examples.where[split], spec, items[group[0]], first))
+      values[split].append(stack(examples.where[split], spec, items[group[0]], first))
       first = values[split][0][0]
   assert first is not None
   mean, std = (np.array(x or (y,), np.float32) for x, y in ((spec.mean, 0), (spec.std, 1)))
+  if spec.standardize:
+    if known is not None and known.numbers is not None:
+      mean, std = (np.array(x, np.float32) for x in known.numbers)
+    else:
+      mean, std = _moments(np.concatenate(values['train']))
   if any(len(x) not in (1, first.shape[-1]) for x in (mean, std)):
     raise errors.ConfigError(
       f'input {spec.field!r}: mean and std need one number, or one for each of the '
@@ -110,13 +116,29 @@ def encode(
     split: [Split(x, mean, std, target) for x, target in zip(parts, targets[split], strict=True)]
     for split, parts in values.items()
   }
-  return _batches.Encoded(splits, assemble, (1,), None, None)
+  numbers = (tuple(mean.tolist()), tuple(std.tolist())) if spec.standardize else None
+  return _batches.Encoded(splits, assemble, (1,), None, None, numbers)
 
 
-def _stack(
-  where: str, spec: specs.InputSpec, items: _labels.Examples, first: np.ndarray | None
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation of each number `[N, C] -> [C]`; 0 and 1 where there is none."""
+  known = ~np.isnan(values)
+  count = np.maximum(known.sum(axis=0), 1)
+  filled = np.where(known, values, 0).astype(np.float64)
+  mean = filled.sum(axis=0) / count
+  spread = np.where(known, filled - mean, 0)
+  std = np.sqrt((spread**2).sum(axis=0) / count)
+  return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
+
+
+def stack(
+  where: str, spec: specs.InputSpec, items: _labels.Examples, first: np.ndarray | None = None
 ) -> np.ndarray:
-  """Returns uint8 or float32 `[N, ...]`; all like `first`, an example, where that is given."""
+  """Returns uint8 or float32 `[N, ...]`; all like `first`, an example, where that is given.
+
+  Raises:
+    DataError: an example is no array, or of another shape or type than the others.
+  """
   stacked: np.ndarray | None = None
   for index, item in enumerate(items):
     if spec.field not in item:
@@ -140,7 +162,8 @@ def _stack(
         f'{where}, example {index}: field {spec.field!r} is {value.dtype} {list(value.shape)}, and '
         f'in other examples {first.dtype} {list(first.shape)}'
       )
-    if not np.isfinite(value).all():
+    fine = ~np.isinf(value) if spec.standardize else np.isfinite(value)
+    if not fine.all():
       raise errors.DataError(f'{where}, example {index}: field {spec.field!r} is not finite')
     if stacked is None:
       stacked = np.empty((len(items), *value.shape), value.dtype)

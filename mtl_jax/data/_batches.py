@@ -54,6 +54,7 @@ class Encoded(NamedTuple):
     bucket_lengths: the widths that batches are padded to, ascending.
     tokenizer: what made the tokens; None where the inputs are arrays.
     pieces: what split words, or None.
+    numbers: of inputs that are standardized, mean and standard deviation of each number.
   """
 
   splits: Mapping[str, Sequence[Split]]
@@ -61,6 +62,7 @@ class Encoded(NamedTuple):
   bucket_lengths: tuple[int, ...]
   tokenizer: text.Tokenizer | None
   pieces: text.Tokenizer | None
+  numbers: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 def labels(by_task: _labels.ByTask, rows: np.ndarray, size: int, width: int) -> Batch:

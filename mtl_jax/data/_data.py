@@ -11,11 +11,11 @@ import grain
 import numpy as np
 
 from mtl_jax import errors
-from mtl_jax.data import _batches, _encode, _meetings, _mixing, specs
+from mtl_jax.data import _batches, _encode, _meetings, _mixing, known, specs
 from mtl_jax.data import vocabularies as vocabularies_lib
 
 
-class Data:
+class Data(known.Known):
   """A data set ready for training.
 
   Attributes:
@@ -31,6 +31,7 @@ class Data:
     num_examples: split -> how many there are.
     truncated: split -> how many were cut at max_length.
     splits: split (with own inputs 'split/task') -> what was encoded.
+    notes: what was counted while the files were read.
   """
 
   def __init__(
@@ -47,13 +48,12 @@ class Data:
     process: tuple[int, int],
   ):
     """`splits` are by task; one called '' is that of all tasks."""
+    super().__init__(task_specs, vocabularies, bucket_lengths)
     self.name = name
-    self.specs = dict(task_specs)
-    self.vocabularies = vocabularies
     self.batch_size = batch_size
-    self.bucket_lengths = bucket_lengths
     self.num_examples = {s: sum(map(len, parts.values())) for s, parts in splits.items()}
     self.truncated = {s: sum(p.truncated for p in parts.values()) for s, parts in splits.items()}
+    self.notes: dict[str, int] = {}
     self.own_inputs = '' not in splits['train']
     self.splits = {
       f'{split}/{task}' if task else split: part
@@ -128,26 +128,6 @@ class Data:
       return self._training.batches_per_epoch
     rows = self.batch_size * (1 if self._options['mixing'] == 'one' else len(self.specs))
     return max(1, self.num_examples['train'] // rows)
-
-  @property
-  def label_names(self) -> dict[str, tuple[str, ...]]:
-    """Task -> the names of its classes, none where labels are numbers."""
-    return self.vocabularies.labels
-
-  @property
-  def num_classes(self) -> dict[str, int]:
-    """Task -> the width of its outputs."""
-    return {task: self.specs[task].rules.width(names) for task, names in self.label_names.items()}
-
-  @property
-  def vocab_size(self) -> int:
-    """The number of token ids; 0 for arrays."""
-    return 0 if self.vocabularies.tokenizer is None else self.vocabularies.tokenizer.size
-
-  @property
-  def pieces_vocab_size(self) -> int:
-    """The number of piece ids; 0 without pieces."""
-    return 0 if self.vocabularies.pieces is None else self.vocabularies.pieces.size
 
   def train(self, start: int = 0, threads: int = 1, prefetch: int = 8) -> grain.DatasetIterator:
     """Returns the endless stream of training batches.

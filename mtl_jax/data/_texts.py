@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mtl_jax import errors
-from mtl_jax.data import _batches, _encode, _examples, _labels, _ragged, text, vocabularies
+from mtl_jax.data import _batches, _encode, _examples, _labels, _ragged, specs, text, vocabularies
 
 Splits = dict[str, list[_encode.Split]]
 
@@ -61,14 +61,14 @@ def encode(
     DataError: an example is not what the data set says.
   """
   spec, groups = examples.input, examples.groups
-  kind = 'pretrained' if tokenizer else options['tokenizer'] or spec.tokenizer
+  kind = _kind(spec, options, tokenizer is not None)
   if options['pieces'] and (kind != 'words' or spec.pair):
     raise errors.ConfigError(
       f"pieces need tokenizer='words', not {kind!r}"
       if kind != 'words'
       else 'pieces are not for pairs of texts'
     )
-  as_words = spec.kind == 'words' or (kind == 'words' and not spec.pair)
+  as_words = _as_words(spec, kind)
   per_word = [task for task, task_spec in examples.tasks.items() if task_spec.rules.per_token]
   if per_word and not as_words:
     raise errors.ConfigError(f"task {per_word[0]!r} labels words and needs tokenizer='words'")
@@ -105,6 +105,54 @@ def encode(
   )
   assembler = Assembler(tokenizer.pad_id, table)
   return _batches.Encoded(splits, assembler, buckets, tokenizer, pieces)
+
+
+def _kind(spec: specs.InputSpec, options: Mapping[str, Any], pretrained: bool) -> str:
+  """What splits the input: a kind of tokenizer, or the path of one."""
+  return 'pretrained' if pretrained else options['tokenizer'] or spec.tokenizer
+
+
+def _as_words(spec: specs.InputSpec, kind: str) -> bool:
+  """Whether the input is split into words before anything else."""
+  return spec.kind == 'words' or (kind == 'words' and not spec.pair)
+
+
+def serve(
+  where: str,
+  spec: specs.InputSpec,
+  options: Mapping[str, Any],
+  known: vocabularies.Vocabularies,
+  examples: _labels.Examples,
+  pretrained: bool,
+) -> tuple[_encode.Split, Assembler, bool]:
+  """Returns inputs without labels as tokens, what makes batches of them, and whether as words.
+
+  Args:
+    where: what messages call the examples.
+    spec: their input.
+    options: see `pipeline.DEFAULTS`.
+    known: the vocabularies of the run that reads them.
+    examples: at least one.
+    pretrained: whether the tokenizer is one that the encoder brought.
+
+  Raises:
+    DataError: an example is not what `spec` says.
+  """
+  assert known.tokenizer is not None
+  as_words = _as_words(spec, _kind(spec, options, pretrained))
+  inputs = {where: [_encode.inputs(where, spec, examples, as_words)]}
+  table = None
+  if as_words:
+    splits, table = _words(
+      {where: where}, options, inputs, {where: [{}]}, known.tokenizer, known.pieces
+    )
+    if table is not None:  # of one width for all, so that nothing is compiled again
+      width = options['max_pieces'] or -(-table.shape[1] // 8) * 8
+      more = max(0, width - table.shape[1])
+      table = np.pad(table, ((0, 0), (0, more)), constant_values=text.PAD_ID)
+  else:
+    splits = _strings(options, inputs, {where: [{}]}, known.tokenizer, bool(spec.pair))
+  return splits[where][0], Assembler(known.tokenizer.pad_id, table), as_words
 
 
 def _words(

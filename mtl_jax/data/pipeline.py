@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mtl_jax import errors
+from mtl_jax import errors, kinds
 from mtl_jax.data import (
   _arrays,
   _examples,
@@ -16,8 +16,7 @@ from mtl_jax.data import (
   _learnable,
   _mixing,
   _texts,
-  builders,
-  prepare,
+  sources,
   specs,
   text,
 )
@@ -26,9 +25,12 @@ from mtl_jax.data._data import Data, check_batch_size
 from mtl_jax.plain import is_int
 
 DEFAULTS: dict[str, Any] = {
-  'name': '',  # the data set, from mtl_jax.data.builders
+  # The data set, from mtl_jax.data.builders; or a class of your own, derived from
+  # mtl_jax.data.DataSet: 'package.module:Name' or 'FILE.py:Name'.
+  'name': '',
   'data_dir': '',  # where data sets are kept; '': $MTL_JAX_DATA, or ~/.cache/mtl_jax
   'manual_dir': '',  # raw files, to prepare the data set from if that has not been done
+  'files': {},  # files of your own, by a name for each, in place of a data set that has one
   # How the input is split: characters, words, wordpiece, bpe (trained on the training split), or
   # the path of a tokenizer.json; '': the data set's usual way.
   'tokenizer': '',
@@ -61,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """The options of a data set and their defaults."""
 
+_OF_TASK = ('train_labels', 'metrics')  # options of a task that are about its data
 _LARGEST = 2**31 - 1  # what an int32 can count: ids, places, rows
 
 _ENCODE = {'text': _texts.encode, 'words': _texts.encode, 'array': _arrays.encode}
@@ -75,22 +78,24 @@ def load(
   tokenizer: text.Tokenizer | None = None,
   *,
   new_tasks: bool = False,
+  source: sources.Source | None = None,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Data:
-  """Returns a prepared data set ready for training.
+  """Returns a data set ready for training.
 
   A data set that needs no consent, or comes with a `manual_dir`, is prepared on the way.
 
   Args:
     config: options, see `DEFAULTS`.
-    tasks: the names of the tasks, in order, or name -> options of its kind; none: all tasks of the
-      data set.
+    tasks: the names of the tasks, in order, or name -> options of its kind (and of its column,
+      where the config describes files); none: all tasks of the data set.
     batch_size: rows of a training batch, over all processes.
     seed: of the order of the examples and of word dropout.
     vocabularies: those of an earlier run; None: from the training split.
     tokenizer: splits the input, instead of what the options say.
     new_tasks: tasks that `vocabularies` lacks get theirs from the training split.
+    source: where the examples come from; None: what the config says.
     process_index: which part of every batch this process gets: its rows
       `[index * batch_size / count, (index + 1) * batch_size / count)`.
     process_count: how many processes share a batch.
@@ -100,25 +105,26 @@ def load(
     DataError: the data set is not prepared, or an example is not what its task says.
   """
   options = _options(config)
-  builder = builders.get(options['name'])
-  data_dir, manual_dir = options['data_dir'] or None, options['manual_dir'] or None
-  task_specs = _choose(options['name'], builder.TASKS, tasks)
-  if builder.NEEDS == 'package' or manual_dir:
-    prepare.prepare(options['name'], data_dir, manual_dir)
-  return from_examples(
-    prepare.read(options['name'], data_dir),
-    builder.INPUT,
+  if source is None:
+    named = tasks if isinstance(tasks, Mapping) else {task: {} for task in tasks}
+    source = sources.of(options, named)
+  task_specs = choose(source, tasks)
+  data = from_examples(
+    source.read(),
+    source.input,
     task_specs,
-    options,
+    options | {'name': source.name},
     batch_size,
     seed,
     vocabularies,
     tokenizer,
     new_tasks=new_tasks,
-    owner=builder.OWNER,
+    owner=source.owner,
     process_index=process_index,
     process_count=process_count,
   )
+  data.notes = dict(source.notes)
+  return data
 
 
 def from_examples(
@@ -199,7 +205,14 @@ def from_examples(
     name,
     task_specs,
     {split: dict(zip(names, parts, strict=True)) for split, parts in encoded.splits.items()},
-    vocabularies_lib.Vocabularies(encoded.tokenizer, encoded.pieces, labels, longest),
+    vocabularies_lib.Vocabularies(
+      encoded.tokenizer,
+      encoded.pieces,
+      labels,
+      longest,
+      encoded.bucket_lengths,
+      encoded.numbers,
+    ),
     encoded.assembler,
     encoded.bucket_lengths,
     batch_size,
@@ -242,17 +255,22 @@ def _check_size(key: str, value: Any, least: int) -> None:
     raise errors.ConfigError(f'{key}: need an integer from {least} to {_LARGEST}, not {value!r}')
 
 
-def _choose(
-  name: str,
-  available: Mapping[str, specs.TaskSpec],
-  tasks: Iterable[str] | Mapping[str, Mapping[str, Any]],
+def choose(
+  source: sources.Source, tasks: Iterable[str] | Mapping[str, Mapping[str, Any]]
 ) -> dict[str, specs.TaskSpec]:
+  """Returns the tasks of a data set that are asked for, with the options given; see `load`.
+
+  Raises:
+    ConfigError: there is no such task.
+  """
   chosen = {}
   for task in tasks:
-    if task not in available:
+    if task not in source.tasks:
       raise errors.ConfigError(
-        f'data set {name!r} has no task {task!r}{errors.nearest(task, available)}'
+        f'data set {source.name!r} has no task {task!r}{errors.nearest(task, source.tasks)}'
       )
     options = tasks[task] if isinstance(tasks, Mapping) else {}
-    chosen[task] = available[task].with_options(options)
-  return chosen or dict(available)
+    of_task = (*_OF_TASK, *kinds.options_of(source.tasks[task].rules))
+    given = {key: options[key] for key in of_task if key in options}
+    chosen[task] = source.tasks[task].with_options(given)
+  return chosen or dict(source.tasks)

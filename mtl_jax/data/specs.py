@@ -21,6 +21,8 @@ class InputSpec:
       `''`: the data set has single texts only.
     mean: of the channels (the last axis) of an array, or of all of them, subtracted; (): nothing.
     std: the same of the standard deviation, divided by.
+    standardize: mean and std are those of each number in the training split; numbers that are
+      missing (NaN) count as the mean.
 
   Raises:
     ValueError: no such kind, a text without a tokenizer or an array with one, or a std that is not
@@ -33,6 +35,7 @@ class InputSpec:
   pair: str = ''
   mean: tuple[float, ...] = ()
   std: tuple[float, ...] = ()
+  standardize: bool = False
 
   def __post_init__(self) -> None:
     if self.kind not in ('text', 'words', 'array'):
@@ -80,11 +83,13 @@ class TaskSpec:
     return self.kind
 
   def with_options(self, options: Mapping[str, Any]) -> 'TaskSpec':
-    """The task with `train_labels`, where given, and with other options of its kind: those that
-    are not at the kind's defaults.
+    """The task with `train_labels` and `metrics`, where given, and with other options of its kind:
+    those that are not at the kind's defaults.
     """
     given = dict(options)
     limit = given.pop('train_labels', self.train_labels)
+    metrics = tuple(given.pop('metrics', ())) or self.metrics
     usual = kinds.options_of(self.rules)
     changed = {name: value for name, value in given.items() if value != usual.get(name)}
-    return dataclasses.replace(self, kind=kinds.get(self.rules, **changed), train_labels=limit)
+    kind = kinds.get(self.rules, **changed)
+    return dataclasses.replace(self, kind=kind, metrics=metrics, train_labels=limit)

@@ -19,12 +19,16 @@ class Vocabularies:
     pieces: splits words, or None.
     labels: task -> the names of its classes (none for regression).
     longest: tokens of the longest text that an encoder of these must read; 0: not known.
+    buckets: the lengths that batches were padded to; (): not known.
+    numbers: of inputs that are standardized, mean and standard deviation of each number; or None.
   """
 
   tokenizer: text.Tokenizer | None
   pieces: text.Tokenizer | None
   labels: dict[str, tuple[str, ...]]
   longest: int = 0
+  buckets: tuple[int, ...] = ()
+  numbers: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
   def write(self, workdir: str | Path) -> None:
     """Writes `vocabulary.json` and the tokenizers, `tokenizer.json` and `pieces.json`."""
@@ -34,7 +38,14 @@ class Vocabularies:
       names[name] = f'{name}.json' if tokenizer else None
       if tokenizer:
         tokenizer.save(workdir / f'{name}.json')
-    content = {'labels': self.labels, 'longest': self.longest, **names}
+    content: dict[str, Any] = {
+      'labels': self.labels,
+      'longest': self.longest,
+      'buckets': self.buckets,
+      **names,
+    }
+    if self.numbers is not None:
+      content['numbers'] = self.numbers
     files.write(
       workdir / 'vocabulary.json', json.dumps(content, indent=2, ensure_ascii=False) + '\n'
     )
@@ -52,6 +63,11 @@ def read(workdir: str | Path) -> Vocabularies:
     labels = {task: tuple(names) for task, names in content['labels'].items()}
     tokenizer, pieces = content['tokenizer'], content['pieces']
     longest = int(content.get('longest', 0))
+    buckets = tuple(map(int, content.get('buckets', ())))
+    numbers = content.get('numbers')
+    if numbers is not None:
+      mean, std = (tuple(map(float, part)) for part in numbers)
+      numbers = mean, std
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.ConfigError(f'{path} cannot be read as a vocabulary: {error!r}') from error
   return Vocabularies(
@@ -59,6 +75,8 @@ def read(workdir: str | Path) -> Vocabularies:
     text.load(path.parent / pieces) if pieces else None,
     labels,
     longest,
+    buckets,
+    numbers,
   )
 
 

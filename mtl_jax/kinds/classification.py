@@ -1,7 +1,7 @@
 """One class an example."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +11,7 @@ import optax
 from sklearn import metrics as sklearn
 
 from mtl_jax import heads
-from mtl_jax.kinds.kind import UNKNOWN, Kind, Metric, Names, is_class
+from mtl_jax.kinds.kind import UNKNOWN, Kind, Metric, Names, are_amounts, is_class, read_class
 
 
 def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -43,6 +43,22 @@ class Classification(Kind):
     """A text, None, or with `fixed` names a number."""
     return label is None or is_class(label, fixed)
 
+  def claims(self, fields: Sequence[Any], per_word: bool) -> bool:
+    """Texts, bools, and few different integers."""
+    del per_word
+    single = all(isinstance(field, str | bool | int | float | np.generic) for field in fields)
+    return single and not are_amounts(fields)
+
+  def read_field(self, field: Any, separator: str) -> str:
+    """The name of the class."""
+    del separator
+    return read_class(field)
+
+  def usual_metrics(self, names: Names) -> tuple[str, ...]:
+    """Accuracy and macro F1."""
+    del names
+    return 'accuracy', 'macro_f1'
+
   def classes_in(self, label: Any) -> Iterable[str]:
     """The label itself."""
     return () if label is None else (label,)
@@ -67,6 +83,10 @@ class Classification(Kind):
   def probabilities(self, outputs: jax.Array) -> jax.Array:
     """Softmax."""
     return jax.nn.softmax(outputs.astype(jnp.float32))
+
+  def average(self, outputs: jax.Array) -> jax.Array:
+    """Logits of the mean of the probabilities."""
+    return jnp.log(jnp.mean(self.probabilities(outputs), axis=0))
 
   @property
   def metrics(self) -> Mapping[str, Metric]:

@@ -97,6 +97,40 @@ class Kind(abc.ABC):
       count: the number of classes.
     """
 
+  def claims(self, fields: Sequence[Any], per_word: bool) -> bool:
+    """Whether the fields of a column, none of them missing, look like labels of this kind.
+
+    Kinds are asked in the order of `kinds.KINDS`.
+
+    Args:
+      fields: texts, or what JSON can hold.
+      per_word: whether the input of each row is a list of words.
+    """
+    del fields, per_word
+    return False
+
+  def read_field(self, field: Any, separator: str) -> Any:
+    """A field that is not missing as a raw label, such as `accepts` takes.
+
+    Args:
+      field: a text, or what JSON can hold.
+      separator: between labels, where one text has several.
+
+    Raises:
+      ValueError: it is no label of this kind.
+    """
+    del separator
+    raise ValueError(f'{field!r} cannot be read as {self.label}')
+
+  def usual_metrics(self, names: Names) -> tuple[str, ...]:
+    """The metrics of a task that asks for none: the main one.
+
+    Args:
+      names: of the classes in the training split.
+    """
+    del names
+    return (next(iter(self.metrics)),)
+
   def width(self, names: Names) -> int:
     """The width of the outputs."""
     return len(names)
@@ -122,6 +156,14 @@ class Kind(abc.ABC):
   def probabilities(self, outputs: Any) -> jax.Array:
     """The probabilities of the classes `[..., C]`; ValueError where there are no classes."""
     raise ValueError(f'{self.name} has no classes')
+
+  def average(self, outputs: Any) -> Any:
+    """The outputs of an ensemble as those of one model.
+
+    Args:
+      outputs: of each member, `[K, B, ...]`.
+    """
+    return jax.tree.map(lambda leaf: leaf.mean(axis=0), outputs)
 
   # Predictions and targets, on the host again.
 
@@ -151,6 +193,10 @@ class Kind(abc.ABC):
   def read(self, prediction: np.ndarray, names: Names) -> Any:
     """One example's prediction as a user reads it: plain Python values that JSON can hold."""
 
+  def read_probabilities(self, probabilities: np.ndarray, names: Names) -> Any:
+    """One example's probabilities `[C]` as a user reads them; only of kinds that are `discrete`."""
+    return dict(zip(names, map(shortest, probabilities), strict=True))
+
 
 def is_class(label: Any, fixed: bool) -> bool:
   """Whether a raw label can be a class: a text or, with `fixed` names, a number of one."""
@@ -158,3 +204,48 @@ def is_class(label: Any, fixed: bool) -> bool:
     return True
   # A number says nothing where the classes are those that occur.
   return fixed and isinstance(label, int | np.integer) and not isinstance(label, bool)
+
+
+def shortest(value: Any) -> float:
+  """A number of a device as the shortest one that is the same there: 0.1 for float32 0.1."""
+  return float(str(value))
+
+
+def read_class(field: Any) -> str:
+  """A field as the name of a class: texts without blanks around them, numbers as written.
+
+  Raises:
+    ValueError: it is a list or an object.
+  """
+  if isinstance(field, str):
+    return field.strip()
+  if isinstance(field, bool | np.bool_):
+    return str(bool(field)).lower()
+  if isinstance(field, float | np.floating) and float(field).is_integer():
+    return str(int(field))  # of a column of integers with gaps
+  if isinstance(field, int | float | np.number):
+    return str(field)
+  raise ValueError(f'{field!r} is no name of a class')
+
+
+def numbers_of(fields: Sequence[Any]) -> list[float] | None:
+  """Fields as numbers; None where one is none."""
+  if any(isinstance(field, bool | np.bool_) for field in fields):
+    return None
+  try:
+    found = [float(field) for field in fields]
+  except (TypeError, ValueError):
+    return None
+  return found if np.isfinite(found).all() else None
+
+
+CLASSES = 20
+"""So many different integers at most are taken for classes, and more for numbers."""
+
+
+def are_amounts(fields: Sequence[Any]) -> bool:
+  """Whether fields are numbers of which something is predicted, and not names of classes."""
+  found = numbers_of(fields)
+  if found is None:
+    return False
+  return not all(value.is_integer() for value in found) or len(set(found)) > CLASSES

@@ -1,7 +1,8 @@
 """Any number of classes an example."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +12,7 @@ import optax
 from sklearn import metrics as sklearn
 
 from mtl_jax import heads
-from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class
+from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class, read_class
 
 
 def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -43,6 +44,25 @@ class MultiLabel(Kind):
       return True
     return isinstance(label, list | tuple) and all(is_class(item, fixed) for item in label)
 
+  def claims(self, fields: Sequence[Any], per_word: bool) -> bool:
+    """Lists of texts or numbers, which are not one for each word."""
+    return not per_word and all(isinstance(field, list | tuple) for field in fields)
+
+  def read_field(self, field: Any, separator: str) -> list[str]:
+    """Lists as they are; of texts the parts between separators, or a list of JSON."""
+    if isinstance(field, str):
+      text = field.strip()
+      if text.startswith('[') and text.endswith(']'):
+        try:
+          field = json.loads(text)
+        except ValueError:
+          raise ValueError(f'{text!r} is no list of JSON') from None
+      else:
+        field = [part for part in text.split(separator) if part.strip()]
+    if not isinstance(field, list | tuple):
+      raise ValueError(f'{field!r} is no list of labels')
+    return list(dict.fromkeys(map(read_class, field)))
+
   def classes_in(self, label: Any) -> Iterable[str]:
     """Those in the list."""
     return () if label is None else label
@@ -66,6 +86,10 @@ class MultiLabel(Kind):
   def probabilities(self, outputs: jax.Array) -> jax.Array:
     """A sigmoid for each class."""
     return jax.nn.sigmoid(outputs.astype(jnp.float32))
+
+  def average(self, outputs: jax.Array) -> jax.Array:
+    """Logits of the mean of the probabilities."""
+    return jax.scipy.special.logit(jnp.mean(self.probabilities(outputs), axis=0))
 
   @property
   def metrics(self) -> Mapping[str, Metric]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn import metrics as sklearn
 
 from mtl_jax import heads
-from mtl_jax.kinds.kind import Kind, Metric, Names
+from mtl_jax.kinds.kind import Kind, Metric, Names, are_amounts, numbers_of, shortest
 
 
 def squared_error(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -48,6 +48,24 @@ class Regression(Kind):
     del fixed
     number = isinstance(label, numbers.Real) and not isinstance(label, bool)
     return label is None or (number and not math.isinf(label))
+
+  def claims(self, fields: Sequence[Any], per_word: bool) -> bool:
+    """Numbers that are not all integers, or of which there are many different ones."""
+    del per_word
+    return are_amounts(fields)
+
+  def read_field(self, field: Any, separator: str) -> float:
+    """The number."""
+    del separator
+    found = numbers_of([field])
+    if found is None:
+      raise ValueError(f'{field!r} is no number')
+    return found[0]
+
+  def usual_metrics(self, names: Names) -> tuple[str, ...]:
+    """Mean absolute error and Pearson's correlation."""
+    del names
+    return 'mae', 'pearson'
 
   def classes_in(self, label: Any) -> Iterable[str]:
     """None."""
@@ -102,7 +120,7 @@ class Regression(Kind):
   def read(self, prediction: np.ndarray, names: Names) -> float:
     """The number."""
     del names
-    return float(prediction)
+    return shortest(prediction)
 
 
 def _correlation(correlate: Callable[..., Any]) -> Callable[[Any, Any, Names], float]:

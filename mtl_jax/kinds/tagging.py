@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -12,7 +12,7 @@ from sklearn import metrics as sklearn
 
 from mtl_jax import heads
 from mtl_jax.kinds.classification import softmax_cross_entropy
-from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class
+from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class, read_class, shortest
 
 # How each scheme marks the first token of a span, one inside, the last, and one that is alone.
 _MARKS = {'conlleval': 'BIIB', 'IOB2': 'BIIB', 'IOBES': 'BIES', 'BILOU': 'BILU'}
@@ -50,6 +50,23 @@ class Tagging(Kind):
     """A list of classes."""
     return isinstance(label, list | tuple) and all(is_class(item, fixed) for item in label)
 
+  def claims(self, fields: Sequence[Any], per_word: bool) -> bool:
+    """Lists, of one label a word."""
+    return per_word and all(isinstance(field, list | tuple) for field in fields)
+
+  def read_field(self, field: Any, separator: str) -> list[str]:
+    """Lists as they are; of texts the parts between blanks."""
+    del separator
+    if isinstance(field, str):
+      return field.split()
+    if not isinstance(field, list | tuple):
+      raise ValueError(f'{field!r} is no list of tags')
+    return ['' if tag is None else read_class(tag) for tag in field]
+
+  def usual_metrics(self, names: Names) -> tuple[str, ...]:
+    """F1 of spans where the tags mark spans, else the accuracy of tags."""
+    return ('token_accuracy',) if self._no_spans(names) else ('f1', 'token_accuracy')
+
   def classes_in(self, label: Any) -> Iterable[str]:
     """Those of all tokens."""
     return label
@@ -83,6 +100,10 @@ class Tagging(Kind):
     """Softmax."""
     return jax.nn.softmax(outputs.astype(jnp.float32))
 
+  def average(self, outputs: jax.Array) -> jax.Array:
+    """Logits of the mean of the probabilities."""
+    return jnp.log(jnp.mean(self.probabilities(outputs), axis=0))
+
   @property
   def metrics(self) -> Mapping[str, Metric]:
     """`f1`, `precision` and `recall` are seqeval's, of spans; neighbouring unknown labels form one
@@ -112,6 +133,11 @@ class Tagging(Kind):
   def read(self, prediction: np.ndarray, names: Names) -> list[str]:
     """The tag of each token."""
     return [names[tag] for tag in prediction.tolist()]
+
+  def read_probabilities(self, probabilities: np.ndarray, names: Names) -> list[float]:
+    """Of `[words, C]`, that of the predicted tag of each word."""
+    del names
+    return [shortest(value) for value in probabilities.max(axis=-1)]
 
   def _scheme(self, names: Names) -> str:
     if self.scheme:

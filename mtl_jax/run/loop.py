@@ -273,6 +273,8 @@ class Training:
       'data_wait': timing.waiting / timing.steps,
       'compilations': self._program.compilations(),
     }
+    if self._data.notes:
+      results['data'] = dict(self._data.notes)
     if meetings := self._data.meetings():
       results['meetings'] = {'/'.join(pair): share for pair, share in meetings.items()}
     if run['paper']:

@@ -27,7 +27,7 @@ def test_the_default_has_options_for_every_choice():
     node = plain
     for part in section.split('.'):
       node = node[part]
-    assert node['name'] in names
+    assert node['name'] in names or (section == 'encoder' and not node['name'])
     assert {name for name, value in node.items() if isinstance(value, dict)} <= {
       *names,
       'schedule',  # a section of its own
@@ -126,7 +126,6 @@ def test_names_with_commas_are_split_in_only():
       {'train.early_stopping.metric': 'pos.f1'},
       r"train.early_stopping.metric: no metric 'pos.f1'; did you mean",
     ),
-    ({'train.steps': 0}, 'either steps or epochs'),
     ({'train.epochs': 1.0}, 'either steps or epochs'),
     ({'train.batch_size': 0}, 'train.batch_size: need 1 or more'),
     ({'train.steps': -1, 'train.epochs': 1.0}, 'train.steps: need 0 or more'),
@@ -399,3 +398,30 @@ def test_every_data_set_can_be_configured(name):
   (run,) = config_lib.resolve(config)
   assert set(run['tasks']) == set(builders.get(name).TASKS)
   assert set(heads.POOLINGS) >= {s['pooling'] for s in run['tasks'].values() if 'pooling' in s}
+
+
+def test_what_is_left_open_is_chosen():
+  config = config_lib.default()
+  config.dataset.name = 'english_words'
+  config.tasks = config_lib.tasks({'pos': {}})
+  (run,) = config_lib.resolve(config)
+  assert run['encoder']['name'] == 'transformer'
+  assert (run['train']['steps'], run['train']['epochs']) == (0, 10.0)
+  config.dataset.name = 'multi_mnist'
+  config.tasks = config_lib.tasks({'left': {}})
+  (run,) = config_lib.resolve(config)
+  assert run['encoder']['name'] == 'mlp'
+
+
+def test_metrics_of_a_task_can_be_chosen():
+  config = config_lib.default()
+  config.dataset.name = 'english_words'
+  config.tasks = config_lib.tasks({'inflection': {'metrics': 'macro_f1'}})
+  (run,) = config_lib.resolve(config)
+  assert run['tasks']['inflection']['metrics'] == ('macro_f1',)
+  config.tasks = config_lib.tasks({'inflection': {'metrics': ('mae',)}})
+  with pytest.raises(errors.ConfigError, match="metric 'mae' is not defined for classification"):
+    config_lib.resolve(config)
+  config.tasks = config_lib.tasks({'inflection': {'column': 'x'}})
+  with pytest.raises(errors.ConfigError, match=r'tasks.inflection.column: is for dataset.files'):
+    config_lib.resolve(config)

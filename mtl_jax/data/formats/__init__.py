@@ -29,6 +29,7 @@ Reading = _base.Reading
 Writer = _base.Writer
 Format = _base.Format
 find = _paths.find
+plain = _base.plain
 from_rows = rows.from_rows
 
 _FOUND_OUT = _base.Reading()

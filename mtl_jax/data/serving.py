@@ -1,0 +1,123 @@
+"""Inputs without labels as batches, for a model that was trained before."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mtl_jax.data import _arrays, _batches, _texts, known, specs
+from mtl_jax.data import vocabularies as vocabularies_lib
+from mtl_jax.data.pipeline import DEFAULTS
+
+BATCH = 64
+"""Rows of a whole batch; what is left over makes smaller ones."""
+
+_SIZES = (1, 8, BATCH)  # few, so that few programs are compiled
+
+
+class Batch(NamedTuple):
+  """A padded batch.
+
+  Attributes:
+    inputs: what a model reads, of `_SIZES` rows.
+    rows: int64 `[n]`: which of the inputs the first n rows are.
+    starts: of each of them, the places of the first token of each word; None for arrays.
+  """
+
+  inputs: Any
+  rows: np.ndarray
+  starts: list[np.ndarray] | None
+
+
+class Serving(known.Known):
+  """Encodes new inputs as those of a run's training were.
+
+  Attributes:
+    input: what a model reads.
+    cut: how many inputs were cut so far, since they were longer than any in training.
+  """
+
+  def __init__(
+    self,
+    input_spec: specs.InputSpec,
+    task_specs: Mapping[str, specs.TaskSpec],
+    vocabularies: vocabularies_lib.Vocabularies,
+    options: Mapping[str, Any],
+    pretrained: bool = False,
+  ):
+    """Gets ready.
+
+    Args:
+      input_spec: of the run's data set.
+      task_specs: the run's tasks.
+      vocabularies: those of the run.
+      options: its config's `dataset`.
+      pretrained: whether the tokenizer is one that an encoder brought.
+    """
+    buckets = vocabularies.buckets or ((vocabularies.longest,) if vocabularies.longest else (1,))
+    super().__init__(task_specs, vocabularies, buckets)
+    self.input = input_spec
+    self.cut = 0
+    longest = buckets[-1] if vocabularies.tokenizer is not None else 0
+    self._options = DEFAULTS | dict(options) | {'max_length': longest}
+    self._pretrained = pretrained
+
+  def batches(self, examples: Sequence[Mapping[str, Any]], where: str) -> Iterator[Batch]:
+    """Returns the batches of some inputs, short ones first.
+
+    Args:
+      examples: each with the fields of the input.
+      where: what messages call them.
+
+    Raises:
+      DataError: one has no such field, or not of its type.
+    """
+    if not len(examples):
+      return
+    if self.input.kind == 'array':
+      values = _arrays.stack(where, self.input, examples)
+      yield from self._of_arrays(values)
+      return
+    split, assembler, as_words = _texts.serve(
+      where,
+      self.input,
+      self._options,
+      self.vocabularies,
+      examples,
+      self._pretrained,
+    )
+    self.cut += split.truncated
+    bucket = _batches.bucket_of(split, self.bucket_lengths)
+    order = np.argsort(bucket, kind='stable')
+    for rows, size in _cut_up(order, bucket):
+      width = self.bucket_lengths[bucket[rows[-1]]]
+      batch = assembler(split, rows, size, width)
+      starts = split.word_starts(rows.tolist()) if as_words else None
+      yield Batch(batch['inputs'], rows, starts)
+
+  def _of_arrays(self, values: np.ndarray) -> Iterator[Batch]:
+    mean, std = (
+      np.array(x or (y,), np.float32) for x, y in ((self.input.mean, 0), (self.input.std, 1))
+    )
+    if self.vocabularies.numbers is not None:
+      mean, std = (np.array(part, np.float32) for part in self.vocabularies.numbers)
+    split = _arrays.Split(values, mean, std, {})
+    for rows, size in _cut_up(np.arange(len(values)), np.zeros(len(values), np.int64)):
+      yield Batch(_arrays.assemble(split, rows, size, 1)['inputs'], rows, None)
+
+
+def _cut_up(order: np.ndarray, bucket: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+  """Yields the rows of each batch, of one bucket each but for the rests, and its size."""
+  left = order[:0]
+  for number in np.unique(bucket):
+    members = np.concatenate([left, order[bucket[order] == number]])
+    whole = len(members) // BATCH * BATCH
+    for start in range(0, whole, BATCH):
+      yield members[start : start + BATCH], BATCH
+    left = members[whole:]
+  while len(left):
+    size = next(size for size in _SIZES if size >= len(left) or size == BATCH)
+    if size == BATCH and len(left) <= 3 * _SIZES[1]:
+      size = _SIZES[1]
+    yield left[:size], size
+    left = left[size:]
