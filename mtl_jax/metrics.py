@@ -82,6 +82,11 @@ class Accumulator:
       self._tasks[task] = rules, scored
     self._targets: dict[str, list[Any]] = {task: [] for task in tasks}
     self._predictions: dict[str, list[Any]] = {task: [] for task in tasks}
+    self._scores: dict[str, list[Any]] = {  # of the tasks with a metric that needs them
+      task: []
+      for task, (rules, scored) in self._tasks.items()
+      if rules.needs_scores(scored.metrics)
+    }
     self._count = dict.fromkeys(tasks, 0)
     self._loss_sum = np.zeros(len(tasks))
     self._loss_count = np.zeros(len(tasks))
@@ -102,12 +107,13 @@ class Accumulator:
         (multilabel), [B, S] (tagging). A task may be absent.
       masks: {task: bool [B]}; False rows are left out. Without a mask a task has all rows.
       result: the evaluation step's `{'loss_sum': [T], 'loss_count': [T], 'outputs': {task:
-        predictions}}`, predictions shaped like the targets.
+        predictions}}`, predictions shaped like the targets, and `'scores': {task: [B, ...]}` for
+        tasks with a metric that needs them.
 
     Raises:
-      ValueError: if shapes disagree.
+      ValueError: if shapes disagree, or scores are missing.
       DataError: if a labelled target is infinite.
-      NonFiniteError: if a prediction for a labelled example is not finite.
+      NonFiniteError: if a prediction or score for a labelled example is not finite.
     """
     loss_sum = np.asarray(result['loss_sum'], np.float64)
     loss_count = np.asarray(result['loss_count'], np.float64)
@@ -135,6 +141,10 @@ class Accumulator:
       kept, predicted = rules.collect(y[rows], p[rows])
       self._targets[task] += kept
       self._predictions[task] += predicted
+      if task in self._scores:
+        scores = _scores_of(task, result, len(y))[rows]
+        _check_finite(task, y[rows], scores, 'scores')
+        self._scores[task] += rules.collect_scores(y[rows], scores)
       self._count[task] += int(rows.sum())
     if self._joint and seen:
       if len({len(rows) for rows in seen}) > 1:
@@ -155,7 +165,8 @@ class Accumulator:
       'count': {task: n}}`. Losses are means over what carried a loss; counts are the examples with
       at least one label. The joint exact match is the share of examples with every labelled target
       of every task right; examples without a label and tasks of numbers take no part in it; 'joint'
-      is empty where no task can take part. A value without any labelled example is None.
+      is empty where no task can take part. A value without any labelled example is None, and so is
+      a metric that those there are give no value.
 
     Raises:
       NonFiniteError: if a task's loss is NaN or infinite.
@@ -166,8 +177,11 @@ class Accumulator:
       metrics[task] = dict.fromkeys(scored.metrics)
       if self._count[task]:
         y, p = rules.join(self._targets[task]), rules.join(self._predictions[task])
+        s = rules.join(self._scores[task]) if task in self._scores else None
         for name in scored.metrics:
-          metrics[task][name] = float(rules.metrics[name].function(y, p, scored.names or ()))
+          metric = rules.metrics[name]
+          value = metric.function(y, s if metric.needs_scores else p, scored.names or ())
+          metrics[task][name] = None if value is None else float(value)
       losses[task] = float(self._loss_sum[i] / self._loss_count[i]) if self._loss_count[i] else None
       if not np.isfinite(self._loss_sum[i]):
         raise errors.NonFiniteError(f'task {task!r}: the evaluation loss is {self._loss_sum[i]}')
@@ -177,14 +191,28 @@ class Accumulator:
     return {'metrics': metrics, 'joint': joint, 'loss': losses, 'count': dict(self._count)}
 
 
-def _check_finite(task: str, targets: np.ndarray, predictions: np.ndarray) -> None:
+def _scores_of(task: str, result: Mapping[str, Any], count: int) -> np.ndarray:
+  """The scores `[B, ...]` of a task, which must be there."""
+  found = result.get('scores', {}).get(task)
+  if found is None:
+    raise ValueError(
+      f'task {task!r}: its metrics need scores, which the evaluation step did not give: a model of '
+      "one's own returns them under 'scores'"
+    )
+  scores = np.asarray(found)
+  if scores.shape[:1] != (count,):
+    raise ValueError(f'task {task!r}: scores {scores.shape} for {count} targets')
+  return scores
+
+
+def _check_finite(
+  task: str, targets: np.ndarray, predictions: np.ndarray, what: str = 'predictions'
+) -> None:
   if not np.isfinite(targets).all():
     raise errors.DataError(f'task {task!r}: a target is infinite; a missing one is NaN')
   if not np.isfinite(predictions).all():
     count = int(np.sum(~np.isfinite(predictions)))
-    raise errors.NonFiniteError(
-      f'task {task!r}: {count} of {len(predictions)} predictions not finite'
-    )
+    raise errors.NonFiniteError(f'task {task!r}: {count} of {predictions.size} {what} not finite')
 
 
 def average(

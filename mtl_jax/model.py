@@ -172,7 +172,8 @@ class MultiTaskModel:
 
     Returns:
       `{'loss_sum': [T], 'loss_count': [T], 'outputs': {task: predictions}}`, summed over the valid
-      labels so that batches add up; 0 for a task that the batch leaves out.
+      labels so that batches add up; 0 for a task that the batch leaves out. Where a task has a
+      metric that needs them, also `'scores': {task: scores}`, of such tasks alone.
     """
     outputs = self.outputs(params, batch)
     by_task = halves.examples(batch, self.task_names)
@@ -184,11 +185,15 @@ class MultiTaskModel:
       )
       sums[name] = jnp.sum(values)
       counts[name] = jnp.sum(valid, dtype=jnp.float32)
-    return {
+    result: dict[str, Any] = {
       'loss_sum': jnp.stack(list(sums.values())),
       'loss_count': jnp.stack(list(counts.values())),
       'outputs': {name: self.task(name).predictions(outputs[name]) for name in by_task},
     }
+    ranked = [n for n in by_task if self.task(n).rules.needs_scores(self.task(n).metrics)]
+    if ranked:
+      result['scores'] = {name: self.task(name).rules.scores(outputs[name]) for name in ranked}
+    return result
 
   def _all_tasks(self, batch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     by_task = halves.examples(batch, self.task_names)

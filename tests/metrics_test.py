@@ -21,10 +21,12 @@ def _no_warnings():
 
 
 def evaluate(kind, names, batches, labels=None, masks=None):
-  """Returns the metrics of one task over [(targets, predictions), ...]."""
+  """Returns the metrics of one task over [(targets, predictions[, scores]), ...]."""
   accumulator = metrics.Accumulator({'x': (kind, names, labels)})
-  for i, (targets, predictions) in enumerate(batches):
+  for i, (targets, predictions, *scores) in enumerate(batches):
     result = {'loss_sum': [0.0], 'loss_count': [1.0], 'outputs': {'x': np.asarray(predictions)}}
+    if scores:
+      result['scores'] = {'x': np.asarray(scores[0])}
     accumulator.add({'x': np.asarray(targets)}, {'x': masks[i]} if masks else None, result)
   out = accumulator.compute()
   json.dumps(out, allow_nan=False)
@@ -168,6 +170,7 @@ def test_no_labels_give_none(kind, y):
   labels = IOB if kind == 'tagging' else None
   accumulator = metrics.Accumulator({'x': (kind, names, labels)})
   result = {'loss_sum': [0.0], 'loss_count': [0.0], 'outputs': {'x': np.zeros_like(y)}}
+  result['scores'] = {'x': np.full((1, 2), 0.5)}
   accumulator.add({'x': np.asarray(y)}, {'x': np.array([True])}, result)
   got = accumulator.compute()
   assert got == {
@@ -313,11 +316,16 @@ def test_every_metric_is_tested_for_its_kinds_and_bounded():
     'regression': rng.normal(size=(2, 60)),
   }
   assert set(data) == set(kinds.KINDS)
+  best = {
+    'classification': np.eye(4)[data['classification'][0]],
+    'multilabel': data['multilabel'][0],
+  }
   for kind in data:
     for name, metric in kinds.get(kind).metrics.items():
       y, p = data[kind]
       labels = IOB if kind == 'tagging' else None
-      perfect = evaluate(kind, (name,), [(y, y)], labels)[name]
-      other = evaluate(kind, (name,), [(y, p)], labels)[name]
+      scores = best.get(kind, y)
+      perfect = evaluate(kind, (name,), [(y, y, scores)], labels)[name]
+      other = evaluate(kind, (name,), [(y, p, rng.random(scores.shape))], labels)[name]
       assert perfect == pytest.approx(1.0 if metric.higher_is_better else 0.0)
       assert (other < perfect) == metric.higher_is_better

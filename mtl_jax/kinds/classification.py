@@ -11,6 +11,7 @@ import optax
 from sklearn import metrics as sklearn
 
 from mtl_jax import heads
+from mtl_jax.kinds import ranking
 from mtl_jax.kinds.kind import UNKNOWN, Kind, Metric, Names, are_amounts, is_class, read_class
 
 
@@ -90,12 +91,22 @@ class Classification(Kind):
 
   @property
   def metrics(self) -> Mapping[str, Metric]:
-    """Accuracy first; `binary_f1` is that of the second of two classes."""
+    """Accuracy first; `binary_f1` is that of the second of two classes.
+
+    `roc_auc` and `pr_auc` (average precision) rank by the probability of the second of two classes;
+    of more, they are the means over classes against the rest, without classes that no label or
+    every label is of. A label of a class that training lacks is a negative of each.
+    """
     return {
       'accuracy': Metric(lambda y, p, _: sklearn.accuracy_score(y, p)),
       'binary_f1': Metric(_binary_f1, complaint=_not_two),
       'macro_f1': Metric(_macro_f1),
       'mcc': Metric(_mcc),
+      'balanced_accuracy': Metric(_balanced_accuracy),
+      'kappa': Metric(_kappa),
+      'quadratic_kappa': Metric(_quadratic_kappa),
+      'roc_auc': Metric(_ranked(ranking.roc_auc), needs_scores=True),
+      'pr_auc': Metric(_ranked(ranking.average_precision), needs_scores=True),
     }
 
   def read(self, prediction: np.ndarray, names: Names) -> str:
@@ -127,3 +138,73 @@ def _macro_f1(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float:
   # An unknown label is no class of its own, but a false positive of the class predicted for it.
   classes = np.setdiff1d(np.union1d(targets, predictions), [UNKNOWN])
   return sklearn.f1_score(targets, predictions, labels=classes, average='macro', zero_division=0)
+
+
+def _balanced_accuracy(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float:
+  """The mean recall of the classes that occur in the targets.
+
+  Unknown labels are one class more, of which none is found.
+  """
+  return float(np.mean([np.mean(predictions[targets == c] == c) for c in np.unique(targets)]))
+
+
+def _kappa(targets: np.ndarray, predictions: np.ndarray, names: Names) -> float:
+  """Agreement beyond chance (Cohen 1960); unknown labels are a class that is never predicted."""
+  table = _table(targets, predictions, names)
+  return _agreement(table, 1.0 - np.eye(*table.shape))
+
+
+def _quadratic_kappa(targets: np.ndarray, predictions: np.ndarray, names: Names) -> float:
+  """Agreement beyond chance with disagreement as the squared distance of classes (Cohen 1968).
+
+  Classes whose names are all numbers stand in the order of these, others in the order of their
+  indices, which is that of fixed names. An unknown label is as far from every class as the first
+  is from the last.
+  """
+  table = _table(targets, predictions, names)
+  places = _places(names, table.shape[1])
+  weights = np.full(table.shape, max(np.ptp(places), 1.0) ** 2)
+  weights[:-1] = np.square(places[:, None] - places[None])
+  return _agreement(table, weights)
+
+
+def _table(targets: np.ndarray, predictions: np.ndarray, names: Names) -> np.ndarray:
+  """Counts `[C + 1, C]` of label and prediction, float64; unknown labels in the last row."""
+  count = max(len(names), int(np.max(targets)) + 1, int(np.max(predictions)) + 1)
+  table = np.zeros((count + 1, count))
+  np.add.at(table, (np.where(targets == UNKNOWN, count, targets), predictions), 1)
+  return table
+
+
+def _agreement(table: np.ndarray, weights: np.ndarray) -> float:
+  """1 − disagreement / disagreement by chance; 0 where one class is all that occurs, as in `_mcc`.
+
+  Args:
+    table: counts `[C + 1, C]`.
+    weights: how much each cell disagrees, `[C + 1, C]`, ≥ 0.
+  """
+  chance = np.sum(weights * np.outer(table.sum(axis=1), table.sum(axis=0))) / np.sum(table)
+  return float(1 - np.sum(weights * table) / chance) if chance else 0.0
+
+
+def _places(names: Names, count: int) -> np.ndarray:
+  """The place of each class in the order of classes, float64 `[C]`; equal numbers share one."""
+  try:
+    numbers = np.array([float(name) for name in names])
+  except ValueError:
+    numbers = np.empty(0)
+  if len(numbers) != count or not np.isfinite(numbers).all():
+    numbers = np.arange(count)
+  return np.unique(numbers, return_inverse=True)[1].astype(np.float64)
+
+
+def _ranked(
+  score: Callable[[np.ndarray, np.ndarray], float | None],
+) -> Callable[[Any, Any, Names], float | None]:
+  def function(targets: np.ndarray, scores: np.ndarray, _: Names) -> float | None:
+    count = scores.shape[1]
+    if count == 2:
+      return score(targets == 1, scores[:, 1])
+    return ranking.over_classes(score, targets[:, None] == np.arange(count)[None], scores)
+
+  return function

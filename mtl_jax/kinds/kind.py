@@ -29,18 +29,22 @@ class Metric(NamedTuple):
 
   Attributes:
     function: `(targets, predictions, names of the classes) -> value` on what `Kind.collect` gave of
-      all labelled examples of a split (at least one).
+      all labelled examples of a split (at least one); None where these give it no value, as labels
+      of one class only give a ranking none.
     higher_is_better: the direction in which it improves.
     fraction: whether the value is at most 1 and reads well as a percentage.
     complaint: names of the classes -> why the metric cannot be computed on them; '' where it can.
     needs_names: whether it cannot be computed without the names of the classes.
+    needs_scores: whether `function` takes scores in place of predictions: what `Kind.scores` says,
+      on what `Kind.collect_scores` gave.
   """
 
-  function: Callable[[Any, Any, Names], float]
+  function: Callable[[Any, Any, Names], float | None]
   higher_is_better: bool = True
   fraction: bool = True
   complaint: Callable[[Names], str] = any_names
   needs_names: bool = False
+  needs_scores: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +169,10 @@ class Kind(abc.ABC):
     """
     return jax.tree.map(lambda leaf: leaf.mean(axis=0), outputs)
 
+  def scores(self, outputs: Any) -> jax.Array:
+    """What metrics with `needs_scores` are computed on: the probabilities, as float32 has them."""
+    return self.probabilities(outputs)
+
   # Predictions and targets, on the host again.
 
   @property
@@ -184,6 +192,15 @@ class Kind(abc.ABC):
   def collect(self, targets: np.ndarray, predictions: np.ndarray) -> tuple[list[Any], list[Any]]:
     """What metrics need of the labelled examples of a batch, in parts that `join` puts together."""
     return [targets], [predictions.astype(np.int64)]
+
+  def needs_scores(self, metrics: Sequence[str]) -> bool:
+    """Whether one of these metrics needs scores."""
+    return any(self.metrics[name].needs_scores for name in metrics)
+
+  def collect_scores(self, targets: np.ndarray, scores: np.ndarray) -> list[Any]:
+    """What metrics need of the scores of a batch's labelled examples, in parts for `join`."""
+    del targets
+    return [scores]
 
   def join(self, parts: list[Any]) -> Any:
     """The parts of all batches, of which there is at least one, as metrics take them."""

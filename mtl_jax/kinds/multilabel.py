@@ -12,6 +12,7 @@ import optax
 from sklearn import metrics as sklearn
 
 from mtl_jax import heads
+from mtl_jax.kinds import ranking
 from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class, read_class
 
 
@@ -93,11 +94,17 @@ class MultiLabel(Kind):
 
   @property
   def metrics(self) -> Mapping[str, Metric]:
-    """`exact_match` is the share of examples with every labelled entry right."""
+    """`exact_match` is the share of examples with every labelled entry right.
+
+    `roc_auc` and `pr_auc` (average precision) are means over classes, each over its labelled
+    entries; a class that all of these have, or none, is left out.
+    """
     return {
       'micro_f1': Metric(_micro_f1),
       'macro_f1': Metric(_macro_f1),
       'exact_match': Metric(_exact_match),
+      'roc_auc': Metric(_ranked(ranking.roc_auc), needs_scores=True),
+      'pr_auc': Metric(_ranked(ranking.average_precision), needs_scores=True),
     }
 
   def read(self, prediction: np.ndarray, names: Names) -> list[str]:
@@ -128,3 +135,12 @@ def _indicators(targets: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarra
   # scikit-learn takes one column for a binary problem; an empty last column keeps it multilabel.
   last = ((0, 0), (0, 1))
   return np.pad(targets, last), np.pad(predictions, last)
+
+
+def _ranked(
+  score: Callable[[np.ndarray, np.ndarray], float | None],
+) -> Callable[[Any, Any, Names], float | None]:
+  def function(targets: np.ndarray, scores: np.ndarray, _: Names) -> float | None:
+    return ranking.over_classes(score, targets == 1, scores, targets != MISSING)
+
+  return function

@@ -101,12 +101,18 @@ class Regression(Kind):
 
   @property
   def metrics(self) -> Mapping[str, Metric]:
-    """Errors, and correlations, which are 0 where either side is constant."""
+    """Errors, and correlations, which are 0 where either side is constant.
+
+    `r2` is the share of the targets' variance that is explained; constant targets have none, and
+    it has no value.
+    """
     return {
       'mse': Metric(lambda y, p, _: sklearn.mean_squared_error(y, p), False, False),
       'mae': Metric(lambda y, p, _: sklearn.mean_absolute_error(y, p), False, False),
       'pearson': Metric(_correlation(stats.pearsonr)),
       'spearman': Metric(_correlation(stats.spearmanr)),
+      'rmse': Metric(lambda y, p, _: np.sqrt(sklearn.mean_squared_error(y, p)), False, False),
+      'r2': Metric(_r2, fraction=False),
     }
 
   def labelled(self, targets: np.ndarray) -> np.ndarray:
@@ -130,3 +136,7 @@ def _correlation(correlate: Callable[..., Any]) -> Callable[[Any, Any, Names], f
     return correlate(targets, predictions).statistic
 
   return function
+
+
+def _r2(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float | None:
+  return sklearn.r2_score(targets, predictions) if np.ptp(targets) else None

@@ -107,7 +107,8 @@ class Tagging(Kind):
   @property
   def metrics(self) -> Mapping[str, Metric]:
     """`f1`, `precision` and `recall` are seqeval's, of spans; neighbouring unknown labels form one
-    span that is missed.
+    span that is missed. `macro_f1` is the mean F1 over the classes of spans that occur in labels or
+    predictions; unknown spans are one class more, of which none is found.
     """
     return {
       'f1': Metric(self._spans('f1_score'), complaint=self._no_spans, needs_names=True),
@@ -115,6 +116,9 @@ class Tagging(Kind):
         self._spans('precision_score'), complaint=self._no_spans, needs_names=True
       ),
       'recall': Metric(self._spans('recall_score'), complaint=self._no_spans, needs_names=True),
+      'macro_f1': Metric(
+        self._spans('f1_score', average=None), complaint=self._no_spans, needs_names=True
+      ),
       'token_accuracy': Metric(_token_accuracy),
     }
 
@@ -125,6 +129,10 @@ class Tagging(Kind):
       [row[here] for row, here in zip(targets, known, strict=True)],
       [row[here] for row, here in zip(predictions, known, strict=True)],
     )
+
+  def collect_scores(self, targets: np.ndarray, scores: np.ndarray) -> list[Any]:
+    """Those of the labelled tokens of each sentence."""
+    return [row[here] for row, here in zip(scores, targets != MISSING, strict=True)]
 
   def join(self, parts: list[Any]) -> Any:
     """A list of sentences, each an array of its tokens."""
@@ -147,7 +155,7 @@ class Tagging(Kind):
         return scheme
     return 'conlleval'
 
-  def _spans(self, score: str) -> Callable[[Any, Any, Names], float]:
+  def _spans(self, score: str, **options: Any) -> Callable[[Any, Any, Names], float]:
     def function(targets: list[np.ndarray], predictions: list[np.ndarray], names: Names) -> float:
       from seqeval import metrics as seqeval
       from seqeval import scheme as schemes
@@ -159,7 +167,8 @@ class Tagging(Kind):
       tags = dict(enumerate(map(_typed, names)))
       gold = [_tags(sentence, tags, scheme) for sentence in targets]
       predicted = [[tags[i] for i in sentence.tolist()] for sentence in predictions]
-      return getattr(seqeval, score)(gold, predicted, zero_division=0, **strict)
+      found = getattr(seqeval, score)(gold, predicted, zero_division=0, **strict, **options)
+      return float(np.mean(found)) if np.size(found) else 0.0  # an empty array: no span at all
 
     return function
 

@@ -1,6 +1,5 @@
 """Plots of runs over training: learning curves, what the tasks' gradients did. No tables here."""
 
-import io
 import math
 import textwrap
 import warnings
@@ -9,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from mtl_jax.report import _figures
 from mtl_jax.report._runs import Entry, Experiment, Run
 
 # Okabe and Ito's palette, told apart by the colour-blind; its yellow is too pale for a line.
@@ -43,16 +42,14 @@ def plots(experiment: Experiment) -> dict[str, bytes]:
   out = {}
   for name, figure in figures.items():
     if figure is not None:
-      buffer = io.BytesIO()
-      figure.savefig(buffer, format='png', dpi=130)
-      out[name] = buffer.getvalue()
+      out[name] = _figures.png(figure)
   return out
 
 
 def _curves(experiment: Experiment) -> Figure | None:
   """Returns a row of panels per task: main metric on the validation split, training loss."""
   tasks = experiment.tasks
-  figure = _figure(9, 2.6 * len(tasks) + 0.6)
+  figure = _figures.figure(9, 2.6 * len(tasks) + 0.6)
   axes = figure.subplots(len(tasks), 2, squeeze=False)
   handles: dict[str, object] = {}
   for row, task in zip(axes, tasks, strict=True):
@@ -230,19 +227,13 @@ def _entry_style(experiment: Experiment, index: int) -> dict[str, str]:
   }
 
 
-def _figure(width: float, height: float) -> Figure:
-  figure = Figure(figsize=(width, height), layout='constrained')
-  FigureCanvasAgg(figure)
-  return figure
-
-
 def _grid(
   count: int, width: float, height: float, share: bool = False
 ) -> tuple[Figure, list[Axes]]:
   """Returns a figure with `count` panels of the given size in inches, at most three in a row."""
   columns = min(count, 3)
   rows = math.ceil(count / columns)
-  figure = _figure(width * columns + 0.8, height * rows + 0.8)
+  figure = _figures.figure(width * columns + 0.8, height * rows + 0.8)
   axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share).flat)
   for axis in axes[count:]:
     axis.set_axis_off()
