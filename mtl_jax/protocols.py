@@ -38,15 +38,23 @@ class LabelledTask(Protocol):
   def weight(self) -> float:
     """What multiplies its loss."""
 
-  def elements(
-    self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
+  def loss_sum(
+    self,
+    outputs: Any,
+    targets: jax.Array,
+    mask: jax.Array | None = None,
+    weight: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Unweighted loss values of every label, and which of them are valid."""
+    """Σ w·l `[]` over the labels, w of example and class, and Σ w `[]`."""
 
   def mean_loss(
-    self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
+    self,
+    outputs: Any,
+    targets: jax.Array,
+    mask: jax.Array | None = None,
+    weight: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """The weighted mean of the valid values `[]`, and their count `[]`."""
+    """What multiplies the loss, times Σ w·l / Σ w `[]`, and Σ w `[]`."""
 
   def predictions(self, outputs: Any) -> jax.Array:
     """What the outputs predict, in the shape of the targets."""
@@ -80,7 +88,9 @@ class TwoHalves(Protocol):
     example: Example,
     key: jax.Array | None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Task half: its loss `[]`, and how many labels that is the mean of `[]` (0: absent)."""
+    """Task half: its loss `[]`, and the labels that it is the mean of `[]` (0: absent): how many,
+    or the sum of their weights.
+    """
 
 
 def has_two_halves(model: Any) -> TypeGuard[TwoHalves]:

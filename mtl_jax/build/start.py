@@ -51,6 +51,7 @@ def _kind_options(run: Run) -> dict[str, dict[str, Any]]:
   task_specs = builders.get(run['dataset']['name']).TASKS
   return {
     name: {key: options[key] for key in ('train_labels', *kinds.options_of(task_specs[name].rules))}
+    | {'weight_column': options.get('weight_column', '')}
     for name, options in run['tasks'].items()
   }
 

@@ -1,7 +1,7 @@
 """The sections of a config that are a run's own, and what has the options of every other."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mtl_jax import encoders, optim, options, sharing
@@ -71,12 +71,26 @@ class Task:
     l2: λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced.
     train_labels: how many labels of the training split are learned from, as if there were no
       others: those of the first examples that have one; 0: all.
+    weight_column: the field of an example that says what it weighs in the loss, a number from 0 on,
+      where there is none 1; '': all weigh the same.
+    class_weights: of the labels of each class in the loss, in the order of the classes; of several
+      labels an example, of one that holds beside one that does not. ('balanced',): as many labels
+      as each has in training, all classes weigh the same. (): each label does.
   """
 
   weight: options.Amount = 1.0
   l2: options.Amount = 0.0
   train_labels: options.Natural = 0
+  weight_column: str = ''
+  class_weights: Sequence[Any] = ()
 
+
+LATER: dict[str, Any] = {
+  'tasks.*.weight_column': '',
+  'tasks.*.class_weights': (),
+}
+"""Options that a single run's config has where they are not at these values alone: they came when
+runs without them had been stored."""
 
 OWNERS: dict[str, Callable[..., Any]] = {
   'transfer': transfer.Options,

@@ -24,6 +24,7 @@ class Split(Protocol):
 
   Attributes:
     targets: task -> labels: arrays with a first axis of N, or one label a token.
+    weights: task -> what each example weighs, float32 `[N]`, of the tasks that have weights.
     truncated: how many examples were cut.
     lengths: the tokens of each; all 1 where nothing is padded.
     content: all of it as a tree of arrays, for a fingerprint.
@@ -31,6 +32,9 @@ class Split(Protocol):
 
   @property
   def targets(self) -> _labels.ByTask: ...
+
+  @property
+  def weights(self) -> _labels.Weights: ...
 
   @property
   def truncated(self) -> int: ...
@@ -63,10 +67,13 @@ class Encoded(NamedTuple):
   pieces: text.Tokenizer | None
 
 
-def labels(by_task: _labels.ByTask, rows: np.ndarray, size: int, width: int) -> Batch:
-  """Returns `{'targets': {task: ...}, 'mask': {task: bool [size]}}` of the examples `rows`."""
+def labels(split: Split, rows: np.ndarray, size: int, width: int) -> Batch:
+  """Returns `{'targets': {task: ...}, 'mask': {task: bool [size]}}` of the examples `rows`.
+
+  Where tasks have weights, also `'weight': {task: float32 [size]}` of these.
+  """
   targets, mask = {}, {}
-  for task, target in by_task.items():
+  for task, target in split.targets.items():
     if isinstance(target, _ragged.Ragged):
       values = target.padded(rows, width, MISSING)
     else:
@@ -78,7 +85,10 @@ def labels(by_task: _labels.ByTask, rows: np.ndarray, size: int, width: int) -> 
       known = values != MISSING
       targets[task] = fill(values, size, MISSING)
     mask[task] = fill(known.any(axis=tuple(range(1, known.ndim))), size, False)
-  return {'targets': targets, 'mask': mask}
+  made = {'targets': targets, 'mask': mask}
+  if split.weights:
+    made['weight'] = {task: fill(found[rows], size, 0) for task, found in split.weights.items()}
+  return made
 
 
 class WordDropout:

@@ -24,7 +24,8 @@ class Data:
     vocabularies: tokenizers and class names.
     batch_size: the rows of a training batch (of one task, with own inputs), over all processes.
     own_inputs: whether the tasks have examples of their own. Batches are then
-      `{task: {'inputs', 'targets', 'mask'}}`, and otherwise `{'inputs', 'targets', 'mask'}`.
+      `{task: {'inputs', 'targets', 'mask'}}`, and otherwise `{'inputs', 'targets', 'mask'}`; with
+      a 'weight' where tasks have weights.
     steps_per_epoch: training steps in an epoch. Fewer than `batch_size` examples are left out; with
       own inputs an epoch has as many rows as there are training examples.
     bucket_lengths: the widths that batches are padded to, ascending; (1,) for arrays.
@@ -64,9 +65,11 @@ class Data:
     self._assembler = assembler
     self._options = options
     self._process = process
-    # Which examples of a training split have labels: with own inputs of one task each.
+    # Which examples of a training split carry a loss: with own inputs of one task each.
     self._known = {
-      key: np.stack([_meetings.labelled(target) for target in part.targets.values()], axis=1)
+      key: np.stack(
+        [_meetings.learned(y, part.weights.get(task)) for task, y in part.targets.items()], axis=1
+      )
       for key, part in splits['train'].items()
     }
     self._stratum = self._strata()
@@ -212,6 +215,11 @@ class Data:
     part = self._splits[split][task if self.own_inputs else '']
     assert isinstance(part, _encode.Split)
     return part.word_starts(examples.tolist())
+
+  def training_targets(self, task: str) -> np.ndarray:
+    """The labels of a task that are learned from, as encoded; those of tokens one after another."""
+    target = self._splits['train'][task if self.own_inputs else ''].targets[task]
+    return target if isinstance(target, np.ndarray) else target.values
 
   def labelled(self, split: str) -> dict[str, int]:
     """Returns for each task how many examples of a split have a label, of unknown classes too."""

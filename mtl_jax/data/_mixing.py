@@ -152,9 +152,5 @@ class Evaluations:
 
 
 def of_task(name: str, batch: _batches.Batch) -> _batches.Batch:
-  """The only task of a batch, as an own batch `{'inputs', 'targets', 'mask'}`."""
-  return {
-    'inputs': batch['inputs'],
-    'targets': batch['targets'][name],
-    'mask': batch['mask'][name],
-  }
+  """The only task of a batch, as an own batch `{'inputs', 'targets', 'mask'[, 'weight']}`."""
+  return {key: part if key == 'inputs' else part[name] for key, part in batch.items()}

@@ -58,6 +58,8 @@ class TaskSpec:
     min_count: a class seen fewer times in the training split is not learned (its label is -2).
     train_labels: how many labels of the training split are learned from, those of the first
       examples that have one; 0: all.
+    weight_field: the name of the field with what an example weighs in the task's loss, a number
+      from 0 on, where there is none 1; '': every example weighs 1.
 
   Raises:
     ValueError: there is no such kind.
@@ -69,6 +71,7 @@ class TaskSpec:
   labels: tuple[str, ...] | None = None
   min_count: int = 1
   train_labels: int = 0
+  weight_field: str = ''
 
   def __post_init__(self) -> None:
     object.__setattr__(self, 'kind', kinds.get(self.kind))
@@ -80,11 +83,13 @@ class TaskSpec:
     return self.kind
 
   def with_options(self, options: Mapping[str, Any]) -> 'TaskSpec':
-    """The task with `train_labels`, where given, and with other options of its kind: those that
-    are not at the kind's defaults.
+    """The task with `train_labels` and `weight_column`, where given, and with other options of its
+    kind: those that are not at the kind's defaults.
     """
     given = dict(options)
     limit = given.pop('train_labels', self.train_labels)
+    weight = given.pop('weight_column', '') or self.weight_field
     usual = kinds.options_of(self.rules)
     changed = {name: value for name, value in given.items() if value != usual.get(name)}
-    return dataclasses.replace(self, kind=kinds.get(self.rules, **changed), train_labels=limit)
+    kind = kinds.get(self.rules, **changed)
+    return dataclasses.replace(self, kind=kind, train_labels=limit, weight_field=weight)

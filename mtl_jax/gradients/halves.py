@@ -13,7 +13,7 @@ from mtl_jax.protocols import Example, Features, Params, TwoHalves, encodes_by_t
 
 
 def has_shared_inputs(batch: Mapping[str, Any]) -> bool:
-  """True for `{'inputs', 'targets'[, 'mask']}`, False for `{task: {'inputs', 'targets'}}`."""
+  """True for `{'inputs', 'targets', ...}`, False for `{task: {'inputs', 'targets', ...}}`."""
   return 'inputs' in batch and 'targets' in batch
 
 
@@ -21,23 +21,24 @@ def examples(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[s
   """Splits a batch of either regime into one example a task.
 
   Args:
-    batch: `{'inputs': x, 'targets': {task: y}[, 'mask': {task: bool [B]}]}` or
-      `{task: {'inputs': x, 'targets': y[, 'mask': bool [B]]}}`.
+    batch: `{'inputs': x, 'targets': {task: y}[, 'mask': {task: bool [B]}][, 'weight': {task:
+      float [B]}]}` or `{task: {'inputs': x, 'targets': y[, 'mask': bool [B]][, 'weight': float
+      [B]]}}`; a task that 'mask' or 'weight' leaves out has all labels, all of weight 1.
     names: the model's tasks. Tasks that the batch leaves out are absent from the result.
 
   Returns:
-    `{task: {'inputs': x, 'targets': y[, 'mask': bool [B]]}}` in the order of `names`.
+    the second form, in the order of `names`.
 
   Raises:
     ValueError: the batch names a task that the model lacks, or holds none of the model's tasks.
   """
   shared = has_shared_inputs(batch)
   labelled = batch['targets'] if shared else batch
-  masks = batch.get('mask', {}) if shared else {}
-  unknown = sorted((set(labelled) | set(masks)) - set(names))
+  more = {key: batch[key] for key in ('mask', 'weight') if key in batch} if shared else {}
+  unknown = sorted(set(labelled).union(*more.values()) - set(names))
   if unknown:
     raise ValueError(
-      f'The batch has targets or masks for {unknown}, but the tasks are {list(names)}.'
+      f'The batch has targets, masks or weights for {unknown}, but the tasks are {list(names)}.'
     )
   present = [name for name in names if name in labelled]
   if not present:
@@ -46,7 +47,7 @@ def examples(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[s
     return {name: dict(batch[name]) for name in present}
   return {
     name: {'inputs': batch['inputs'], 'targets': labelled[name]}
-    | ({'mask': masks[name]} if name in masks else {})
+    | {key: by_task[name] for key, by_task in more.items() if name in by_task}
     for name in present
   }
 
