@@ -143,6 +143,21 @@ def penalty_of(model: Any) -> Callable[[Params], jax.Array] | None:
 
 
 @runtime_checkable
+class OfWholeBatches(Protocol):
+  """A model that says whether its losses are of a whole batch, and no means over labels.
+
+  Those of the parts of a batch do not add up to such a loss.
+  """
+
+  whole_batch: bool
+
+
+def needs_whole_batches(model: Any) -> bool:
+  """Whether a batch must not be taken in parts."""
+  return isinstance(model, OfWholeBatches) and model.whole_batch
+
+
+@runtime_checkable
 class Initializes(Protocol):
   """A model that makes its own first parameters."""
 

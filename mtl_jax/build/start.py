@@ -38,7 +38,7 @@ def load_data(run: Run) -> pipeline.Data:
   return pipeline.load(
     run['dataset'],
     _kind_options(run),
-    run['train']['batch_size'],
+    run['train']['batch_size'] * run['train'].get('accumulate', 1),
     run['seed'],
     vocabularies,
     tokenizer,

@@ -15,7 +15,9 @@ class Train:
   """`config.train`.
 
   Attributes:
-    batch_size: examples a step.
+    batch_size: examples at once.
+    accumulate: so many batches make a step, whose gradients are added up before they are balanced:
+      the step of a batch so many times as large, at the memory of one.
     steps: one of steps and epochs is given, the other 0.
     epochs: passes through the training split.
     log_every: steps.
@@ -24,6 +26,7 @@ class Train:
   """
 
   batch_size: options.Count = 32
+  accumulate: options.Count = 1
   steps: options.Natural = 0
   epochs: options.Amount = 0.0
   log_every: options.Count = 50
@@ -88,6 +91,7 @@ class Task:
 LATER: dict[str, Any] = {
   'tasks.*.weight_column': '',
   'tasks.*.class_weights': (),
+  'train.accumulate': 1,
 }
 """Options that a single run's config has where they are not at these values alone: they came when
 runs without them had been stored."""

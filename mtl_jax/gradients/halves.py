@@ -184,18 +184,42 @@ def task_losses(
   Returns:
     losses `[T]` float32 (0 where absent) and present `[T]` bool: the tasks with a label here.
   """
+  return _losses(model, params, batch, key, lambda n: jnp.zeros((), bool) if n is None else n > 0)
+
+
+def counted_losses(
+  model: TwoHalves, params: Params, batch: Mapping[str, Any], key: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """`task_losses`, with `[T]` float32 in place of `present`: the labels that each is the mean of,
+  or the sum of their weights.
+  """
+
+  def count(labels: jax.Array | None) -> jax.Array:
+    return jnp.zeros((), jnp.float32) if labels is None else labels.astype(jnp.float32)
+
+  return _losses(model, params, batch, key, count)
+
+
+def _losses(
+  model: TwoHalves,
+  params: Params,
+  batch: Mapping[str, Any],
+  key: jax.Array | None,
+  read: Callable[[jax.Array | None], jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+  """Every task's loss `[T]`, and `[T]` what `read` makes of its labels: None where it is absent."""
   names = model.task_names
   by_task = examples(batch, names)
   features = encode_examples(model, params, batch, key)
-  losses, present = [], []
+  losses, labels = [], []
   for index, name in enumerate(names):
     if name not in by_task:
       losses.append(jnp.zeros((), jnp.float32))
-      present.append(jnp.zeros((), bool))
+      labels.append(read(None))
       continue
     loss, count = model.task_loss(
       name, params['tasks'][name], features[name], by_task[name], head_key(key, index)
     )
     losses.append(loss.astype(jnp.float32))
-    present.append(count > 0)
-  return jnp.stack(losses), jnp.stack(present)
+    labels.append(read(count))
+  return jnp.stack(losses), jnp.stack(labels)

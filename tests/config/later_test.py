@@ -6,16 +6,32 @@ import pytest
 
 from mtl_jax import config as config_lib
 from mtl_jax import errors, train
+from mtl_jax.plain import leaves
 from tests.config.config_test import _config
 from tests.train_test import compiled, config, config_file  # noqa: F401  (fixtures)
+
+
+def paths(run):
+  return {path for path, _ in leaves(run)}
 
 
 def test_a_run_that_has_no_use_for_them_is_as_before():
   (run,) = config_lib.resolve(_config())
   assert not {'weight_column', 'class_weights'} & set(run['tasks']['pos'])
+  assert not {'train.accumulate'} & paths(run)
+  (run,) = config_lib.resolve(_config(**{'train.accumulate': 2}))
+  assert 'train.accumulate' in paths(run)
+  again = config_lib.plain(config_lib.default())
+  assert 'accumulate' in again['train']
+  assert again['tasks'] == {}
 
 
 CASES = [
+  ({'train.accumulate': 0}, 'train.accumulate: need 1 or more, not 0'),
+  (
+    {'train.accumulate': 2, 'balance.name': 'pcgrad', 'balance.at': 'representation'},
+    "balance: accumulate=2: at='representation'",
+  ),
   (
     {'tasks.pos.class_weights': ('balance',)},
     r"tasks.pos.class_weights: need a number .*'balanced'",
@@ -29,6 +45,31 @@ CASES = [
 def test_values_that_do_not_fit(changes, message):
   with pytest.raises(errors.ConfigError, match=message):
     config_lib.resolve(_config(**changes))
+
+
+def losses(run):
+  lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  return [(x['step'], x['split'], x['loss']) for x in lines]
+
+
+def test_accumulated_batches_train_as_the_large_one(config, tmp_path):  # noqa: F811
+  """The same numbers but for rounding, and to the bit when stopped and gone on with."""
+  config = config.copy_and_resolve_references()
+  config.train.update(steps=4, eval_every=4, log_every=1)
+  config.encoder.embedding.dropout = 0.0
+  config.encoder.transformer.dropout = 0.0
+  train.run(config, tmp_path / 'large')
+  config.train.update(batch_size=4, accumulate=4)
+  train.run(config, tmp_path / 'parts')
+  asked = iter([False] * 3 + [True])
+  with pytest.raises(train.Interrupted):
+    train.run(config, tmp_path / 'stopped', should_stop=lambda: next(asked))
+  train.run(config, tmp_path / 'stopped')
+  found = [losses(tmp_path / name / 'default' / 'seed_0') for name in ('large', 'parts', 'stopped')]
+  assert found[2] == found[1]
+  for large, parts in zip(found[0], found[1], strict=True):
+    assert large[:2] == parts[:2]
+    assert parts[2] == pytest.approx(large[2], rel=1e-3)
 
 
 def test_balanced_classes_train(config, tmp_path):  # noqa: F811
