@@ -38,7 +38,7 @@ def load_data(run: Run) -> pipeline.Data:
   return pipeline.load(
     run['dataset'],
     _kind_options(run),
-    run['train']['batch_size'] * run['train'].get('accumulate', 1),
+    run['train']['batch_size'] * _accumulate(run),
     run['seed'],
     vocabularies,
     tokenizer,
@@ -51,9 +51,17 @@ def _kind_options(run: Run) -> dict[str, dict[str, Any]]:
   task_specs = builders.get(run['dataset']['name']).TASKS
   return {
     name: {key: options[key] for key in ('train_labels', *kinds.options_of(task_specs[name].rules))}
-    | {'weight_column': options.get('weight_column', '')}
+    | {
+      'weight_column': options.get('weight_column', ''),
+      'batch_size': options.get('batch_size', 0) * _accumulate(run),
+    }
     for name, options in run['tasks'].items()
   }
+
+
+def _accumulate(run: Run) -> int:
+  """How many batches make a step."""
+  return run['train'].get('accumulate', 1)
 
 
 def elsewhere(run: Run) -> bool:

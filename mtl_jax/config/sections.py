@@ -79,6 +79,8 @@ class Task:
     class_weights: of the labels of each class in the loss, in the order of the classes; of several
       labels an example, of one that holds beside one that does not. ('balanced',): as many labels
       as each has in training, all classes weigh the same. (): each label does.
+    batch_size: examples of the task at once, where each task has batches of its own; 0: as
+      `train.batch_size`.
   """
 
   weight: options.Amount = 1.0
@@ -86,11 +88,14 @@ class Task:
   train_labels: options.Natural = 0
   weight_column: str = ''
   class_weights: Sequence[Any] = ()
+  batch_size: options.Natural = 0
 
 
 LATER: dict[str, Any] = {
   'tasks.*.weight_column': '',
   'tasks.*.class_weights': (),
+  'tasks.*.batch_size': 0,
+  'dataset.rates': (),
   'train.accumulate': 1,
 }
 """Options that a single run's config has where they are not at these values alone: they came when

@@ -22,7 +22,8 @@ class Data:
     name: the data set.
     specs: task -> what its labels are, in the order asked for.
     vocabularies: tokenizers and class names.
-    batch_size: the rows of a training batch (of one task, with own inputs), over all processes.
+    batch_size: the rows of a training batch (of one task, with own inputs, unless its spec says
+      otherwise), over all processes.
     own_inputs: whether the tasks have examples of their own. Batches are then
       `{task: {'inputs', 'targets', 'mask'}}`, and otherwise `{'inputs', 'targets', 'mask'}`; with
       a 'weight' where tasks have weights.
@@ -96,7 +97,9 @@ class Data:
 
     strength, tokenizer = self._options['word_dropout'], self.vocabularies.tokenizer
 
-    def make(split: _batches.Split, seeds: tuple[int, ...], draws: Any = None) -> _batches.Training:
+    def make(
+      split: _batches.Split, rows: int, seeds: tuple[int, ...], draws: Any = None
+    ) -> _batches.Training:
       dropout = None
       if strength and tokenizer and isinstance(split, _encode.Split):
         dropout = _batches.WordDropout(split.tokens.values, strength, tokenizer.unknown_id)
@@ -104,7 +107,7 @@ class Data:
         split,
         self._assembler,
         self.bucket_lengths,
-        self.batch_size,
+        rows,
         seeds,
         dropout,
         self._process,
@@ -114,23 +117,39 @@ class Data:
 
     parts = self._splits['train']
     if not self.own_inputs:
-      return make(parts[''], (seed,))
+      return make(parts[''], self.batch_size, (seed,))
     draws = functools.partial(_mixing.draws, seed)
     trainings = {
-      task: make(part, (seed, number), draws)
+      task: make(part, self._rows[task], (seed, number), draws)
       for number, (task, part) in enumerate(parts.items(), start=1)
     }
-    shares = None
-    if self._options['mixing'] == 'one':
-      sizes = [len(part) for part in parts.values()]
-      shares = _mixing.shares(sizes, self._options['temperature'], self._options['size_limit'])
-    return _mixing.Mixed(trainings, seed, shares)
+    return _mixing.Mixed(trainings, seed, self._shares())
+
+  @property
+  def _rows(self) -> dict[str, int]:
+    """The rows of a batch of each task's own."""
+    return {task: spec.batch_size or self.batch_size for task, spec in self.specs.items()}
+
+  def _shares(self) -> list[float] | None:
+    """The probabilities of the tasks, one a step; None: every task is in each."""
+    options, parts = self._options, self._splits['train']
+    if options['mixing'] != 'one':
+      return None
+    if options['rates']:
+      return _mixing.given_shares(options['rates'], list(parts))
+    sizes = [len(part) for part in parts.values()]
+    return _mixing.shares(sizes, options['temperature'], options['size_limit'])
 
   def _steps_per_epoch(self) -> int:
     if isinstance(self._training, _batches.Training):
       return self._training.batches_per_epoch
-    rows = self.batch_size * (1 if self._options['mixing'] == 'one' else len(self.specs))
-    return max(1, self.num_examples['train'] // rows)
+    shares, rows = self._shares(), list(self._rows.values())
+    if shares is None:
+      return max(1, self.num_examples['train'] // sum(rows))
+    if len(set(rows)) == 1:
+      return max(1, self.num_examples['train'] // rows[0])
+    mean = sum(share * count for share, count in zip(shares, rows, strict=True))
+    return max(1, int(self.num_examples['train'] / mean))
 
   @property
   def label_names(self) -> dict[str, tuple[str, ...]]:
@@ -191,7 +210,7 @@ class Data:
     batch_size = batch_size or self.batch_size
     check_batch_size(batch_size, self._process)
     # Whatever processes and devices share a batch divides both sizes.
-    step = math.gcd(batch_size, self.batch_size)
+    step = math.gcd(batch_size, self.batch_size, *self._rows.values())
     evaluations = {
       task: _batches.Evaluation(
         part,

@@ -60,6 +60,8 @@ class TaskSpec:
       examples that have one; 0: all.
     weight_field: the name of the field with what an example weighs in the task's loss, a number
       from 0 on, where there is none 1; '': every example weighs 1.
+    batch_size: rows of a training batch of the task, where it has batches of its own; 0: as many as
+      other tasks.
 
   Raises:
     ValueError: there is no such kind.
@@ -72,6 +74,7 @@ class TaskSpec:
   min_count: int = 1
   train_labels: int = 0
   weight_field: str = ''
+  batch_size: int = 0
 
   def __post_init__(self) -> None:
     object.__setattr__(self, 'kind', kinds.get(self.kind))
@@ -83,13 +86,16 @@ class TaskSpec:
     return self.kind
 
   def with_options(self, options: Mapping[str, Any]) -> 'TaskSpec':
-    """The task with `train_labels` and `weight_column`, where given, and with other options of its
-    kind: those that are not at the kind's defaults.
+    """The task with `train_labels`, `weight_column` and `batch_size`, where given, and with other
+    options of its kind: those that are not at the kind's defaults.
     """
     given = dict(options)
     limit = given.pop('train_labels', self.train_labels)
     weight = given.pop('weight_column', '') or self.weight_field
+    size = given.pop('batch_size', self.batch_size)
     usual = kinds.options_of(self.rules)
     changed = {name: value for name, value in given.items() if value != usual.get(name)}
     kind = kinds.get(self.rules, **changed)
-    return dataclasses.replace(self, kind=kind, train_labels=limit, weight_field=weight)
+    return dataclasses.replace(
+      self, kind=kind, train_labels=limit, weight_field=weight, batch_size=size
+    )

@@ -17,8 +17,8 @@ def paths(run):
 
 def test_a_run_that_has_no_use_for_them_is_as_before():
   (run,) = config_lib.resolve(_config())
-  assert not {'weight_column', 'class_weights'} & set(run['tasks']['pos'])
-  assert not {'train.accumulate'} & paths(run)
+  assert not {'weight_column', 'class_weights', 'batch_size'} & set(run['tasks']['pos'])
+  assert not {'train.accumulate', 'dataset.rates'} & paths(run)
   (run,) = config_lib.resolve(_config(**{'train.accumulate': 2}))
   assert 'train.accumulate' in paths(run)
   again = config_lib.plain(config_lib.default())
@@ -27,6 +27,7 @@ def test_a_run_that_has_no_use_for_them_is_as_before():
 
 
 CASES = [
+  ({'tasks.pos.batch_size': -1}, 'tasks.pos.batch_size: need 0 or more'),
   ({'train.accumulate': 0}, 'train.accumulate: need 1 or more, not 0'),
   (
     {'train.accumulate': 2, 'balance.name': 'pcgrad', 'balance.at': 'representation'},
@@ -84,3 +85,12 @@ def test_balanced_classes_train(config, tmp_path):  # noqa: F811
   config.tasks.pos.class_weights = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
   with pytest.raises(errors.ConfigError, match=r'tasks.pos.class_weights: need \d numbers'):
     train.run(config, tmp_path / 'other')
+
+
+def test_rates_by_task_or_in_their_order():
+  plain = config_lib.plain(_config())
+  plain['dataset'] |= {'own_batches': True, 'mixing': 'one'}
+  for rates in ((1, 2, 3), {'pos': 1, 'lemma': 0.5}):
+    plain['dataset']['rates'] = rates
+    (run,) = config_lib.resolve(plain)
+    assert run['dataset']['rates'] == rates
