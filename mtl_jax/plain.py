@@ -59,6 +59,10 @@ def portable(run: Plain) -> Plain:
   for key in _PATHS:
     if is_section(run.get('dataset')):
       run['dataset'].pop(key, None)
+  dataset = run.get('dataset', {})
+  augment: Any = dataset.get('augment', {}) if is_section(dataset) else {}
+  if is_section(augment) and isinstance(augment.get('synonyms'), str):
+    augment['synonyms'] = pathlib.PurePath(augment['synonyms']).name
   encoder = run.get('encoder', {})
   for name, node in [('', run), *(encoder.items() if is_section(encoder) else ())]:
     # An encoder's section calls a file `vectors` or `path`; those of a user's own are its business.

@@ -16,7 +16,7 @@ from mtl_jax.evaluate import selection
 from mtl_jax.plain import Plain, is_number, is_section, leaves
 
 PATHS = (
-  *('dataset.data_dir', 'dataset.manual_dir', 'dataset.tokenizer'),
+  *('dataset.data_dir', 'dataset.manual_dir', 'dataset.tokenizer', 'dataset.augment.synonyms'),
   *('encoder.embedding.vectors', 'encoder.bert.path', 'init_from'),
 )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from mtl_jax import encoders, optim, options, sharing
 from mtl_jax.build import balance, mesh, optimizer, transfer
+from mtl_jax.data import augment
 from mtl_jax.optim import _listing
 from mtl_jax.plain import Plain
 
@@ -96,12 +97,14 @@ LATER: dict[str, Any] = {
   'tasks.*.class_weights': (),
   'tasks.*.batch_size': 0,
   'dataset.rates': (),
+  'dataset.augment': augment.DEFAULTS,
   'train.accumulate': 1,
 }
 """Options that a single run's config has where they are not at these values alone: they came when
 runs without them had been stored."""
 
 OWNERS: dict[str, Callable[..., Any]] = {
+  'dataset.augment': augment.Options,
   'transfer': transfer.Options,
   'balance': balance.Options,
   'optimizer': optimizer.Options,

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from mtl_jax import errors
-from mtl_jax.data import _batches, _encode, _meetings, _mixing, specs
+from mtl_jax.data import _arrays, _batches, _encode, _meetings, _mixing, augment, specs
 from mtl_jax.data import vocabularies as vocabularies_lib
 
 
@@ -66,6 +66,7 @@ class Data:
     self._assembler = assembler
     self._options = options
     self._process = process
+    self._augment = self._make_augment()
     # Which examples of a training split carry a loss: with own inputs of one task each.
     self._known = {
       key: np.stack(
@@ -110,6 +111,7 @@ class Data:
         rows,
         seeds,
         dropout,
+        self._augment,
         self._process,
         draws,
         self._stratum,
@@ -124,6 +126,19 @@ class Data:
       for number, (task, part) in enumerate(parts.items(), start=1)
     }
     return _mixing.Mixed(trainings, seed, self._shares())
+
+  def _make_augment(self) -> _batches.Augment | None:
+    """What changes the examples of training batches, if anything does."""
+    given = self._options['augment']
+    if given == augment.DEFAULTS:
+      return None
+    split = next(iter(self._splits['train'].values()))
+    images = isinstance(split, _arrays.Split)
+    augment.check_kind(given, [t for t, s in self.specs.items() if s.rules.per_token], images)
+    if isinstance(split, _arrays.Split):
+      return augment.Images(given, split.values.shape[1:], -split.mean / split.std)
+    assert self.vocabularies.tokenizer is not None
+    return augment.Texts(given, self.vocabularies.tokenizer, self.vocabularies.pieces)
 
   @property
   def _rows(self) -> dict[str, int]:

@@ -16,6 +16,7 @@ from mtl_jax.data import (
   _learnable,
   _mixing,
   _texts,
+  augment,
   builders,
   prepare,
   specs,
@@ -61,6 +62,7 @@ DEFAULTS: dict[str, Any] = {
   # their sum it is its probability, whatever the sizes. (): by size, as above.
   'rates': (),
   'unlabelled': False,  # train on the unlabelled examples too, where the data set has some
+  'augment': augment.DEFAULTS,  # what is done to training inputs; see `augment.Options`
 }
 """The options of a data set and their defaults."""
 
@@ -230,6 +232,7 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
       raise errors.ConfigError(f'a data set has no option {key!r}{errors.nearest(key, DEFAULTS)}')
     options[key] = DEFAULTS[key] if value is None else value
   options['bucket_lengths'] = tuple(options['bucket_lengths'])
+  options['augment'] = augment.read(options['augment'])
   least = {'buckets': 1, 'min_count': 1}
   for key, default in DEFAULTS.items():
     value = options[key]
