@@ -66,7 +66,9 @@ def measure(model: MultiTaskModel, batch: Mapping[str, Any]) -> Size:
   """
   params = jax.eval_shape(model.init, jax.random.key(0), batch)
   by_task = halves.examples(batch, model.task_names)
-  examples = {n: jax.tree.leaves(e['inputs'])[0].shape[0] for n, e in by_task.items()}
+  least = min(jax.tree.leaves(example['inputs'])[0].shape[0] for example in by_task.values())
+  batch = jax.tree.map(lambda leaf: leaf[:least], batch)  # as many examples of every task
+  by_task = halves.examples(batch, model.task_names)
   encode = flops.count(lambda p: halves.encode_examples(model, p, batch), params)
   features = jax.eval_shape(lambda p: halves.encode_examples(model, p, batch), params)
   own = {}
@@ -76,11 +78,11 @@ def measure(model: MultiTaskModel, batch: Mapping[str, Any]) -> Size:
       params['tasks'][name],
       features[name],
     )
-    own[name] = work / examples[name]
+    own[name] = work / least
   return Size(
     _numbers(params['shared']),
     {name: _numbers(params['tasks'][name]) for name in model.task_names},
-    encode / min(examples.values()),
+    encode / least,
     own,
   )
 

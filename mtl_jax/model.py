@@ -142,9 +142,11 @@ class MultiTaskModel:
     example: Example,
     key: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """The weighted mean loss `[]` of task `name` and its number of labels `[]`; 0 if it is off."""
+    """The mean loss `[]` of task `name`, times its weight, and its labels `[]`; 0 if it is off."""
     outputs = self.task_outputs(name, task_params, features, example['inputs'], key)
-    return self.task(name).mean_loss(outputs, example['targets'], example.get('mask'))
+    return self.task(name).mean_loss(
+      outputs, example['targets'], example.get('mask'), example.get('weight')
+    )
 
   def losses(
     self, params: Any, batch: Mapping[str, Any], key: jax.Array | None = None
@@ -168,23 +170,22 @@ class MultiTaskModel:
     }
 
   def evaluate(self, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Unweighted losses and predictions of one batch.
+    """Losses and predictions of one batch; `Task.weight` plays no part.
 
     Returns:
       `{'loss_sum': [T], 'loss_count': [T], 'outputs': {task: predictions}}`, summed over the valid
-      labels so that batches add up; 0 for a task that the batch leaves out. Where a task has a
-      metric that needs them, also `'scores': {task: scores}`, of such tasks alone.
+      labels so that batches add up; 0 for a task that the batch leaves out. Where examples or
+      classes have weights, Σ w·l and Σ w. Where a task has a metric that needs them, also
+      `'scores': {task: scores}`, of such tasks alone.
     """
     outputs = self.outputs(params, batch)
     by_task = halves.examples(batch, self.task_names)
     zero = jnp.zeros((), jnp.float32)
     sums, counts = dict.fromkeys(self.task_names, zero), dict.fromkeys(self.task_names, zero)
     for name, example in by_task.items():
-      values, valid = self.task(name).elements(
-        outputs[name], example['targets'], example.get('mask')
+      sums[name], counts[name] = self.task(name).loss_sum(
+        outputs[name], example['targets'], example.get('mask'), example.get('weight')
       )
-      sums[name] = jnp.sum(values)
-      counts[name] = jnp.sum(valid, dtype=jnp.float32)
     result: dict[str, Any] = {
       'loss_sum': jnp.stack(list(sums.values())),
       'loss_count': jnp.stack(list(counts.values())),

@@ -59,11 +59,17 @@ def portable(run: Plain) -> Plain:
   for key in _PATHS:
     if is_section(run.get('dataset')):
       run['dataset'].pop(key, None)
-  for given in (run.get('dataset') or {}).get('files', {}).values():
-    given.pop('data_dir', None)
-    for key, value in given.items():
-      if key in ('train', 'validation', 'test') and isinstance(value, tuple | list):
-        given[key] = [_from_here(path) for path in value]
+  dataset = run.get('dataset', {})
+  files: Any = dataset.get('files', {}) if is_section(dataset) else {}
+  for given in files.values() if is_section(files) else ():
+    for key in ('train', 'validation', 'test') if is_section(given) else ():
+      if isinstance(given.get(key), tuple | list):
+        given[key] = [_from_here(path) for path in given[key]]
+    if is_section(given):
+      given.pop('data_dir', None)
+  augment: Any = dataset.get('augment', {}) if is_section(dataset) else {}
+  if is_section(augment) and isinstance(augment.get('synonyms'), str):
+    augment['synonyms'] = pathlib.PurePath(augment['synonyms']).name
   encoder = run.get('encoder', {})
   for name, node in [('', run), *(encoder.items() if is_section(encoder) else ())]:
     # An encoder's section calls a file `vectors` or `path`; those of a user's own are its business.
@@ -74,8 +80,9 @@ def portable(run: Plain) -> Plain:
   return run
 
 
-def _from_here(path: str) -> str:
+def _from_here(path: Any) -> str:
   """A path as it is, if relative; else its last part: the rest is this machine's."""
+  path = str(path)
   absolute = path.startswith(('~', '/')) or pathlib.PurePath(path).is_absolute()
   return pathlib.PurePath(path).name if absolute else path
 

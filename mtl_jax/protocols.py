@@ -38,15 +38,23 @@ class LabelledTask(Protocol):
   def weight(self) -> float:
     """What multiplies its loss."""
 
-  def elements(
-    self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
+  def loss_sum(
+    self,
+    outputs: Any,
+    targets: jax.Array,
+    mask: jax.Array | None = None,
+    weight: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Unweighted loss values of every label, and which of them are valid."""
+    """Σ w·l `[]` over the labels, w of example and class, and Σ w `[]`."""
 
   def mean_loss(
-    self, outputs: Any, targets: jax.Array, mask: jax.Array | None = None
+    self,
+    outputs: Any,
+    targets: jax.Array,
+    mask: jax.Array | None = None,
+    weight: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """The weighted mean of the valid values `[]`, and their count `[]`."""
+    """What multiplies the loss, times Σ w·l / Σ w `[]`, and Σ w `[]`."""
 
   def predictions(self, outputs: Any) -> jax.Array:
     """What the outputs predict, in the shape of the targets."""
@@ -80,7 +88,9 @@ class TwoHalves(Protocol):
     example: Example,
     key: jax.Array | None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Task half: its loss `[]`, and how many labels that is the mean of `[]` (0: absent)."""
+    """Task half: its loss `[]`, and the labels that it is the mean of `[]` (0: absent): how many,
+    or the sum of their weights.
+    """
 
 
 def has_two_halves(model: Any) -> TypeGuard[TwoHalves]:
@@ -130,6 +140,21 @@ class Penalized(Protocol):
 def penalty_of(model: Any) -> Callable[[Params], jax.Array] | None:
   """The regularizer `params -> []`, whose gradient joins the direction unbalanced, or None."""
   return model.penalty if isinstance(model, Penalized) else None
+
+
+@runtime_checkable
+class OfWholeBatches(Protocol):
+  """A model that says whether its losses are of a whole batch, and no means over labels.
+
+  Those of the parts of a batch do not add up to such a loss.
+  """
+
+  whole_batch: bool
+
+
+def needs_whole_batches(model: Any) -> bool:
+  """Whether a batch must not be taken in parts."""
+  return isinstance(model, OfWholeBatches) and model.whole_batch
 
 
 @runtime_checkable

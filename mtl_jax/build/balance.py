@@ -63,7 +63,8 @@ def check_balance(run: Run) -> None:
   """Raises ConfigError unless the balancing method can be built, and computed as it is asked to."""
   chosen, balance = run['balance'], build_balance(run)
   try:
-    train_step.check_balance(balance, chosen['at'], chosen['jacobian'])
+    count = run['train'].get('accumulate', 1)
+    train_step.check_balance(balance, chosen['at'], chosen['jacobian'], count)
   except ValueError as e:
     raise errors.ConfigError(f'balance: {e}') from None
 

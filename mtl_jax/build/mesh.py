@@ -37,8 +37,10 @@ def build_mesh(run: Run) -> Mesh | None:
     )
   if data * fsdp == 1 and jax.process_count() == 1:
     return None
-  for key in ('train', 'eval'):
-    size = run[key]['batch_size']
+  sections = {key: run[key] for key in ('train', 'eval')}
+  sections |= {f'tasks.{name}': options for name, options in run['tasks'].items()}
+  for key, section in sections.items():
+    size = section.get('batch_size', 0)
     if size % (data * fsdp):
       raise errors.ConfigError(
         f'{key}.batch_size: {size} examples cannot be split over {data * fsdp} devices'

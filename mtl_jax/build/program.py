@@ -100,18 +100,19 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
     with errors.as_config_errors():
       return compiled(key, start_lib.transplant(run, data, model, batch, params, seed))
 
-  step = train_step.make_train_step(
-    model,
-    balance,
-    optimizer,
-    mesh=mesh,
-    at=options['at'],
-    jacobian=options['jacobian'],
-    tasks_at_once=options['tasks_at_once'] or None,
-    unit_task_weights=options['unit_task_weights'],
-    monitor=options['monitor'],
-  )
   with _of_model(run):  # before any work; jit keeps the trace
+    step = train_step.make_train_step(
+      model,
+      balance,
+      optimizer,
+      mesh=mesh,
+      at=options['at'],
+      jacobian=options['jacobian'],
+      tasks_at_once=options['tasks_at_once'] or None,
+      unit_task_weights=options['unit_task_weights'],
+      monitor=options['monitor'],
+      accumulate=run['train'].get('accumulate', 1),
+    )
     jax.eval_shape(step, jax.eval_shape(init, jax.random.key(0)), batch)
   if mesh is None:
     eval_step = train_step.make_eval_step(model)

@@ -38,14 +38,27 @@ def load_data(run: Run) -> pipeline.Data:
     tokenizer = text.pretrained(pretrained.tokenizer())
   return pipeline.load(
     run['dataset'],
-    run['tasks'],
-    run['train']['batch_size'],
+    _tasks(run),
+    run['train']['batch_size'] * _accumulate(run),
     run['seed'],
     vocabularies,
     tokenizer,
     new_tasks=True,
     source=source,
   )
+
+
+def _tasks(run: Run) -> dict[str, dict[str, Any]]:
+  """The options of the tasks, their batches as large as a step needs."""
+  return {
+    name: dict(options) | {'batch_size': options.get('batch_size', 0) * _accumulate(run)}
+    for name, options in run['tasks'].items()
+  }
+
+
+def _accumulate(run: Run) -> int:
+  """How many batches make a step."""
+  return run['train'].get('accumulate', 1)
 
 
 def elsewhere(run: Run) -> bool:

@@ -1,5 +1,6 @@
 """The checks of a single run's config, before anything is made of it."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -18,7 +19,7 @@ EPOCHS = 10.0
 """How long a run trains whose config gives neither steps nor epochs."""
 
 PATHS = (
-  *('dataset.data_dir', 'dataset.manual_dir', 'dataset.tokenizer'),
+  *('dataset.data_dir', 'dataset.manual_dir', 'dataset.tokenizer', 'dataset.augment.synonyms'),
   *('encoder.embedding.vectors', 'encoder.bert.path', 'init_from'),
 )
 
@@ -34,6 +35,7 @@ def check(run: Plain, where: str) -> Plain:
       for section, names in sections.CHOICES.items():
         _choose(run, section, tuple(names))
       _check_values(run)
+      _drop_usual(run)
   except errors.ConfigError as e:
     raise errors.ConfigError(f'{where}{e}') from None
   return run
@@ -74,6 +76,7 @@ def _check_dataset(run: Plain) -> None:
   for name, options in run['tasks'].items():
     run['tasks'][name], rules = _of_kind(name, options, specs[name])
     of_task[name] = tuple(run['tasks'][name].get('metrics', ())) or specs[name].metrics
+    _check_class_weights(name, options['class_weights'], rules)
     metrics.check(name, rules, of_task[name], specs[name].labels)
   metric = run['train']['early_stopping']['metric']
   valid = selection.choices(of_task)
@@ -158,6 +161,30 @@ def _of_kind(name: str, options: Plain, spec: specs_lib.TaskSpec) -> tuple[Plain
   except ValueError as e:
     raise errors.ConfigError(f'tasks.{name}.{e}') from None
   return kept, rules
+
+
+def _check_class_weights(name: str, given: Any, rules: kinds.Kind) -> None:
+  if given and not rules.discrete:
+    raise errors.ConfigError(f'tasks.{name}.class_weights: {rules.name} has no classes')
+  if not given or given == model.BALANCED:
+    return
+  if not all(is_number(w) and 0 <= w < math.inf for w in given) or not any(given):
+    raise errors.ConfigError(
+      f'tasks.{name}.class_weights: need a number from 0 on for each class, not all of them 0, or '
+      f'{model.BALANCED}, not {given}'
+    )
+
+
+def _drop_usual(run: Plain) -> None:
+  """Drops options that came later and say nothing, so that runs begun before them go on."""
+  for path, usual in sections.LATER.items():
+    *parents, last = path.split('.')
+    nodes = [run]
+    for part in parents:
+      nodes = [inner for n in nodes for inner in (n.values() if part == '*' else [n[part]])]
+    for node in nodes:
+      if last in node and node[last] == usual:
+        del node[last]
 
 
 def _choose(run: Plain, section: str, names: tuple[str, ...]) -> None:

@@ -62,6 +62,8 @@ def _fit(where: str, base: Any, value: Any) -> Any:
   """Returns `value` in the type of `base`."""
   if where in ('variants', 'paper') and is_section(value):
     return dict(value)  # their names are the user's own
+  if where == 'dataset.rates' and is_section(value):
+    return plain(value)  # by task
   if where == 'encoder.custom' and is_section(value):
     return plain(value)
   if where == 'tasks' and is_section(value):

@@ -1,11 +1,12 @@
 """The sections of a config that are a run's own, and what has the options of every other."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mtl_jax import encoders, optim, options, sharing
 from mtl_jax.build import balance, mesh, optimizer, transfer
+from mtl_jax.data import augment
 from mtl_jax.optim import _listing
 from mtl_jax.plain import Plain
 
@@ -15,7 +16,9 @@ class Train:
   """`config.train`.
 
   Attributes:
-    batch_size: examples a step.
+    batch_size: examples at once.
+    accumulate: so many batches make a step, whose gradients are added up before they are balanced:
+      the step of a batch so many times as large, at the memory of one.
     steps: one of steps and epochs is given, the other 0; both 0: 10 epochs.
     epochs: passes through the training split.
     log_every: steps.
@@ -24,6 +27,7 @@ class Train:
   """
 
   batch_size: options.Count = 32
+  accumulate: options.Count = 1
   steps: options.Natural = 0
   epochs: options.Amount = 0.0
   log_every: options.Count = 50
@@ -71,14 +75,36 @@ class Task:
     l2: λ_i of λ_i‖φ_i‖² on the task's own parameters; not balanced.
     train_labels: how many labels of the training split are learned from, as if there were no
       others: those of the first examples that have one; 0: all.
+    weight_column: the field of an example that says what it weighs in the loss, a number from 0 on,
+      where there is none 1; '': all weigh the same.
+    class_weights: of the labels of each class in the loss, in the order of the classes; of several
+      labels an example, of one that holds beside one that does not. ('balanced',): as many labels
+      as each has in training, all classes weigh the same. (): each label does.
+    batch_size: examples of the task at once, where each task has batches of its own; 0: as
+      `train.batch_size`.
   """
 
   weight: options.Amount = 1.0
   l2: options.Amount = 0.0
   train_labels: options.Natural = 0
+  weight_column: str = ''
+  class_weights: Sequence[Any] = ()
+  batch_size: options.Natural = 0
 
+
+LATER: dict[str, Any] = {
+  'tasks.*.weight_column': '',
+  'tasks.*.class_weights': (),
+  'tasks.*.batch_size': 0,
+  'dataset.rates': (),
+  'dataset.augment': augment.DEFAULTS,
+  'train.accumulate': 1,
+}
+"""Options that a single run's config has where they are not at these values alone: they came when
+runs without them had been stored."""
 
 OWNERS: dict[str, Callable[..., Any]] = {
+  'dataset.augment': augment.Options,
   'transfer': transfer.Options,
   'balance': balance.Options,
   'optimizer': optimizer.Options,

@@ -34,12 +34,14 @@ class Split:
     mean: float32 `[C]` or `[1]`, of the last axis, subtracted in batches.
     std: the same, divided by.
     targets: task -> labels: arrays with a first axis of N.
+    weights: task -> what each example weighs, float32 `[N]`, of the tasks that have weights.
   """
 
   values: np.ndarray
   mean: np.ndarray
   std: np.ndarray
   targets: _labels.ByTask
+  weights: _labels.Weights
   truncated = 0
 
   def __len__(self) -> int:
@@ -53,7 +55,7 @@ class Split:
   @property
   def content(self) -> Any:
     """The arrays, for a fingerprint."""
-    return self.values, self.mean, self.std, dict(self.targets)
+    return self.values, self.mean, self.std, dict(self.targets), dict(self.weights)
 
 
 def assemble(split: Split, rows: np.ndarray, size: int, width: int) -> _batches.Batch:
@@ -63,7 +65,7 @@ def assemble(split: Split, rows: np.ndarray, size: int, width: int) -> _batches.
     values = values / np.float32(255)
   values = (values - split.mean) / split.std
   inputs = _batches.fill(np.where(np.isnan(values), np.float32(0), values), size, 0)
-  return {'inputs': inputs, **_batches.labels(split.targets, rows, size, width)}
+  return {'inputs': inputs, **_batches.labels(split, rows, size, width)}
 
 
 def encode(
@@ -92,7 +94,7 @@ def encode(
   for task, task_spec in examples.tasks.items():
     if task_spec.rules.per_token:
       raise errors.ConfigError(f'task {task!r} labels words, and the inputs are arrays of numbers')
-  targets, spec = examples.targets(labels), examples.input
+  targets, weights, spec = examples.targets(labels), examples.weights(), examples.input
   values: dict[str, list[np.ndarray]] = {}
   first: np.ndarray | None = None
   for split, items in examples.by_task.items():
@@ -113,7 +115,10 @@ def encode(
       f'{first.shape[-1]} channels'
     )
   splits = {
-    split: [Split(x, mean, std, target) for x, target in zip(parts, targets[split], strict=True)]
+    split: [
+      Split(x, mean, std, target, weight)
+      for x, target, weight in zip(parts, targets[split], weights[split], strict=True)
+    ]
     for split, parts in values.items()
   }
   numbers = (tuple(mean.tolist()), tuple(std.tolist())) if spec.standardize else None

@@ -15,8 +15,10 @@ from mtl_jax.data import _labels, _meetings, _ragged, text
 from mtl_jax.kinds import MISSING
 
 Batch = dict[str, Any]
+Augment = Callable[[Batch, Callable[[int, int], np.ndarray]], None]
 
-_ORDER, SHUFFLE, _DROPOUT = range(3)  # streams of random numbers
+_ORDER, SHUFFLE, _DROPOUT = range(3)  # streams of random numbers; 3 is that of `_mixing`
+_AUGMENT = 4  # the first of those of `augment`
 
 
 class Split(Protocol):
@@ -24,6 +26,7 @@ class Split(Protocol):
 
   Attributes:
     targets: task -> labels: arrays with a first axis of N, or one label a token.
+    weights: task -> what each example weighs, float32 `[N]`, of the tasks that have weights.
     truncated: how many examples were cut.
     lengths: the tokens of each; all 1 where nothing is padded.
     content: all of it as a tree of arrays, for a fingerprint.
@@ -31,6 +34,9 @@ class Split(Protocol):
 
   @property
   def targets(self) -> _labels.ByTask: ...
+
+  @property
+  def weights(self) -> _labels.Weights: ...
 
   @property
   def truncated(self) -> int: ...
@@ -65,10 +71,13 @@ class Encoded(NamedTuple):
   numbers: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
-def labels(by_task: _labels.ByTask, rows: np.ndarray, size: int, width: int) -> Batch:
-  """Returns `{'targets': {task: ...}, 'mask': {task: bool [size]}}` of the examples `rows`."""
+def labels(split: Split, rows: np.ndarray, size: int, width: int) -> Batch:
+  """Returns `{'targets': {task: ...}, 'mask': {task: bool [size]}}` of the examples `rows`.
+
+  Where tasks have weights, also `'weight': {task: float32 [size]}` of these.
+  """
   targets, mask = {}, {}
-  for task, target in by_task.items():
+  for task, target in split.targets.items():
     if isinstance(target, _ragged.Ragged):
       values = target.padded(rows, width, MISSING)
     else:
@@ -80,7 +89,10 @@ def labels(by_task: _labels.ByTask, rows: np.ndarray, size: int, width: int) -> 
       known = values != MISSING
       targets[task] = fill(values, size, MISSING)
     mask[task] = fill(known.any(axis=tuple(range(1, known.ndim))), size, False)
-  return {'targets': targets, 'mask': mask}
+  made = {'targets': targets, 'mask': mask}
+  if split.weights:
+    made['weight'] = {task: fill(found[rows], size, 0) for task, found in split.weights.items()}
+  return made
 
 
 class WordDropout:
@@ -119,6 +131,7 @@ class Training:
     batch_size: int,
     seed: tuple[int, ...],
     word_dropout: WordDropout | None,
+    augment: Augment | None,
     process: tuple[int, int],
     draws: Callable[[int, int], np.ndarray] | None = None,
     stratum: np.ndarray | None = None,
@@ -132,6 +145,7 @@ class Training:
       batch_size: rows of a batch, over all processes.
       seed: of all random numbers.
       word_dropout: what replaces tokens, or None.
+      augment: what changes a batch before that, or None.
       process: which process this is, and of how many.
       draws: `(start, stop)` gives each batch a number: long batches come where it is large.
       stratum: int64 `[N]`, the group of each example; None: all are of one.
@@ -143,6 +157,7 @@ class Training:
     self._seed = seed
     self._draws = draws
     self._word_dropout = word_dropout
+    self._augment = augment
     index, count = process
     local = batch_size // count
     self._local = slice(index * local, (index + 1) * local)
@@ -173,11 +188,16 @@ class Training:
     """A batch padded to `width`."""
     rows = self.rows(number)[self._local]
     batch = self._assembler(self._split, rows, len(rows), width)
+
+    def draw(stream: int, columns: int) -> np.ndarray:
+      # For the batch of all processes, so that their number changes nothing.
+      bits = random_bits(self._seed, stream, number, self._batch_size * columns)
+      return bits.reshape(self._batch_size, columns)[self._local]
+
+    if self._augment is not None:
+      self._augment(batch, lambda stream, columns: draw(_AUGMENT + stream, columns))
     if self._word_dropout is not None:
-      # Drawn for the batch of all processes, so that their number changes nothing.
-      shape = (self._batch_size, width)
-      draws = random_bits(self._seed, _DROPOUT, number, shape[0] * shape[1]).reshape(shape)
-      self._word_dropout(batch['inputs'], draws[self._local])
+      self._word_dropout(batch['inputs'], draw(_DROPOUT, width))
     return batch
 
   def _make_plan(self, epoch: int) -> tuple[np.ndarray, list[int]]:

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from mtl_jax import errors
-from mtl_jax.data import _batches, _encode, _meetings, _mixing, known, specs
+from mtl_jax.data import _arrays, _batches, _encode, _meetings, _mixing, augment, known, specs
 from mtl_jax.data import vocabularies as vocabularies_lib
 
 
@@ -22,9 +22,11 @@ class Data(known.Known):
     name: the data set.
     specs: task -> what its labels are, in the order asked for.
     vocabularies: tokenizers and class names.
-    batch_size: the rows of a training batch (of one task, with own inputs), over all processes.
+    batch_size: the rows of a training batch (of one task, with own inputs, unless its spec says
+      otherwise), over all processes.
     own_inputs: whether the tasks have examples of their own. Batches are then
-      `{task: {'inputs', 'targets', 'mask'}}`, and otherwise `{'inputs', 'targets', 'mask'}`.
+      `{task: {'inputs', 'targets', 'mask'}}`, and otherwise `{'inputs', 'targets', 'mask'}`; with
+      a 'weight' where tasks have weights.
     steps_per_epoch: training steps in an epoch. Fewer than `batch_size` examples are left out; with
       own inputs an epoch has as many rows as there are training examples.
     bucket_lengths: the widths that batches are padded to, ascending; (1,) for arrays.
@@ -64,9 +66,12 @@ class Data(known.Known):
     self._assembler = assembler
     self._options = options
     self._process = process
-    # Which examples of a training split have labels: with own inputs of one task each.
+    self._augment = self._make_augment()
+    # Which examples of a training split carry a loss: with own inputs of one task each.
     self._known = {
-      key: np.stack([_meetings.labelled(target) for target in part.targets.values()], axis=1)
+      key: np.stack(
+        [_meetings.learned(y, part.weights.get(task)) for task, y in part.targets.items()], axis=1
+      )
       for key, part in splits['train'].items()
     }
     self._stratum = self._strata()
@@ -93,7 +98,9 @@ class Data(known.Known):
 
     strength, tokenizer = self._options['word_dropout'], self.vocabularies.tokenizer
 
-    def make(split: _batches.Split, seeds: tuple[int, ...], draws: Any = None) -> _batches.Training:
+    def make(
+      split: _batches.Split, rows: int, seeds: tuple[int, ...], draws: Any = None
+    ) -> _batches.Training:
       dropout = None
       if strength and tokenizer and isinstance(split, _encode.Split):
         dropout = _batches.WordDropout(split.tokens.values, strength, tokenizer.unknown_id)
@@ -101,9 +108,10 @@ class Data(known.Known):
         split,
         self._assembler,
         self.bucket_lengths,
-        self.batch_size,
+        rows,
         seeds,
         dropout,
+        self._augment,
         self._process,
         draws,
         self._stratum,
@@ -111,23 +119,52 @@ class Data(known.Known):
 
     parts = self._splits['train']
     if not self.own_inputs:
-      return make(parts[''], (seed,))
+      return make(parts[''], self.batch_size, (seed,))
     draws = functools.partial(_mixing.draws, seed)
     trainings = {
-      task: make(part, (seed, number), draws)
+      task: make(part, self._rows[task], (seed, number), draws)
       for number, (task, part) in enumerate(parts.items(), start=1)
     }
-    shares = None
-    if self._options['mixing'] == 'one':
-      sizes = [len(part) for part in parts.values()]
-      shares = _mixing.shares(sizes, self._options['temperature'], self._options['size_limit'])
-    return _mixing.Mixed(trainings, seed, shares)
+    return _mixing.Mixed(trainings, seed, self._shares())
+
+  def _make_augment(self) -> _batches.Augment | None:
+    """What changes the examples of training batches, if anything does."""
+    given = self._options['augment']
+    if given == augment.DEFAULTS:
+      return None
+    split = next(iter(self._splits['train'].values()))
+    images = isinstance(split, _arrays.Split)
+    augment.check_kind(given, [t for t, s in self.specs.items() if s.rules.per_token], images)
+    if isinstance(split, _arrays.Split):
+      return augment.Images(given, split.values.shape[1:], -split.mean / split.std)
+    assert self.vocabularies.tokenizer is not None
+    return augment.Texts(given, self.vocabularies.tokenizer, self.vocabularies.pieces)
+
+  @property
+  def _rows(self) -> dict[str, int]:
+    """The rows of a batch of each task's own."""
+    return {task: spec.batch_size or self.batch_size for task, spec in self.specs.items()}
+
+  def _shares(self) -> list[float] | None:
+    """The probabilities of the tasks, one a step; None: every task is in each."""
+    options, parts = self._options, self._splits['train']
+    if options['mixing'] != 'one':
+      return None
+    if options['rates']:
+      return _mixing.given_shares(options['rates'], list(parts))
+    sizes = [len(part) for part in parts.values()]
+    return _mixing.shares(sizes, options['temperature'], options['size_limit'])
 
   def _steps_per_epoch(self) -> int:
     if isinstance(self._training, _batches.Training):
       return self._training.batches_per_epoch
-    rows = self.batch_size * (1 if self._options['mixing'] == 'one' else len(self.specs))
-    return max(1, self.num_examples['train'] // rows)
+    shares, rows = self._shares(), list(self._rows.values())
+    if shares is None:
+      return max(1, self.num_examples['train'] // sum(rows))
+    if len(set(rows)) == 1:
+      return max(1, self.num_examples['train'] // rows[0])
+    mean = sum(share * count for share, count in zip(shares, rows, strict=True))
+    return max(1, int(self.num_examples['train'] / mean))
 
   def train(self, start: int = 0, threads: int = 1, prefetch: int = 8) -> grain.DatasetIterator:
     """Returns the endless stream of training batches.
@@ -168,7 +205,7 @@ class Data(known.Known):
     batch_size = batch_size or self.batch_size
     check_batch_size(batch_size, self._process)
     # Whatever processes and devices share a batch divides both sizes.
-    step = math.gcd(batch_size, self.batch_size)
+    step = math.gcd(batch_size, self.batch_size, *self._rows.values())
     evaluations = {
       task: _batches.Evaluation(
         part,
@@ -192,6 +229,11 @@ class Data(known.Known):
     part = self._splits[split][task if self.own_inputs else '']
     assert isinstance(part, _encode.Split)
     return part.word_starts(examples.tolist())
+
+  def training_targets(self, task: str) -> np.ndarray:
+    """The labels of a task that are learned from, as encoded; those of tokens one after another."""
+    target = self._splits['train'][task if self.own_inputs else ''].targets[task]
+    return target if isinstance(target, np.ndarray) else target.values
 
   def labelled(self, split: str) -> dict[str, int]:
     """Returns for each task how many examples of a split have a label, of unknown classes too."""

@@ -22,6 +22,7 @@ class Split:
     truncated: how many examples were cut at max_length.
     segments: with pairs of texts: 0 for tokens of the first, 1 for those of the second.
     starts: of words: 1 for the first token of each, 0 for others.
+    weights: task -> what each example weighs, float32 `[N]`, of the tasks that have weights.
   """
 
   tokens: _ragged.Ragged
@@ -30,6 +31,7 @@ class Split:
   truncated: int
   segments: _ragged.Ragged | None = None
   starts: _ragged.Ragged | None = None
+  weights: _labels.Weights = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return len(self.tokens.offsets) - 1
@@ -48,7 +50,7 @@ class Split:
   @property
   def content(self) -> Any:
     """The arrays, for a fingerprint."""
-    return self.tokens, self.units, dict(self.targets)
+    return self.tokens, self.units, dict(self.targets), dict(self.weights)
 
 
 class Words:

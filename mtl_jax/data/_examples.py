@@ -37,6 +37,32 @@ class Examples(NamedTuple):
       for split, items in self.by_task.items()
     }
 
+  def weights(self) -> dict[str, list[_labels.Weights]]:
+    """Returns split -> of each group, task -> float32 `[N]`, for the tasks that have weights.
+
+    Raises:
+      DataError: no training example has the field, or one has a weight that cannot be.
+    """
+    weighed = {task: spec for task, spec in self.tasks.items() if spec.weight_field}
+    for task, spec in weighed.items():
+      items = self.by_task['train'][task]
+      if not any(spec.weight_field in item for item in items):
+        raise errors.DataError(
+          f'{self.where["train"]}, task {task!r}: no example has the field {spec.weight_field!r} '
+          f'of its weights{errors.nearest(spec.weight_field, items[0])}'
+        )
+    return {
+      split: [
+        {
+          task: _labels.weights(f'{self.where[split]}, task {task!r}', weighed[task], items[task])
+          for task in group
+          if task in weighed
+        }
+        for group in self.groups
+      ]
+      for split, items in self.by_task.items()
+    }
+
 
 def choose(
   name: str,

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 from mtl_jax import errors
 from mtl_jax.data import _ragged, specs
 from mtl_jax.kinds import MISSING, UNKNOWN
+from mtl_jax.plain import is_number
 
 Targets = np.ndarray | _ragged.Ragged
 ByTask = Mapping[str, Targets]
+Weights = Mapping[str, np.ndarray]
 Examples = Sequence[Mapping[str, Any]]
 
 
@@ -120,3 +123,30 @@ def encode(
     for index, example in enumerate(examples)
   ]
   return _ragged.from_rows(encoded) if rules.per_token else np.array(encoded, rules.dtype)
+
+
+def weights(where: str, spec: specs.TaskSpec, examples: Examples) -> np.ndarray:
+  """Returns what each example weighs in the task's loss, float32 `[N]`; 1 where it does not say.
+
+  Args:
+    where: data set, split and task, for messages.
+    spec: the task, with a `weight_field`.
+    examples: those of one split.
+
+  Raises:
+    DataError: a weight is no number, below 0, NaN or infinite; the example is named.
+  """
+  found = np.ones(len(examples), np.float32)
+  for index, example in enumerate(examples):
+    value = example.get(spec.weight_field)
+    if value is None:
+      continue
+    number = float(value) if is_number(value) or isinstance(value, np.number) else math.nan
+    with np.errstate(over='ignore'):  # what is infinite as a float32 is refused too
+      found[index] = number
+    if not 0 <= found[index] < math.inf:
+      raise errors.DataError(
+        f'{where}, example {index}: weight {value!r} in field {spec.weight_field!r} should be a '
+        'finite number, 0 or more'
+      )
+  return found

@@ -37,7 +37,12 @@ def check(
       if task in earlier and classes[task]:
         least = min_count or spec.min_count
         _check_names(where, _names(items, spec), classes[task], least)
-      if not _meetings.labelled(part.targets[task]).any():
+      if not _meetings.learned(part.targets[task], part.weights.get(task)).any():
+        if _meetings.labelled(part.targets[task]).any():
+          raise errors.DataError(
+            f'{where}: every example with a label has weight 0 in field {spec.weight_field!r}, so '
+            'that nothing could be learned'
+          )
         raise errors.DataError(
           f'{where}: no example has a label, so that nothing could be learned; give it labels, or '
           'leave the task out'

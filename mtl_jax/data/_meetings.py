@@ -36,6 +36,17 @@ def labelled(target: _labels.Targets, *, unknown: bool = False) -> np.ndarray:
   return np.asarray(known.reshape(len(known), -1).any(axis=1))
 
 
+def learned(target: _labels.Targets, weight: np.ndarray | None) -> np.ndarray:
+  """Returns which of N examples have a label that is learned from, bool `[N]`.
+
+  Args:
+    target: as `labelled` takes it.
+    weight: float `[N]`, 0 where nothing is learned; None: all weigh the same.
+  """
+  known = labelled(target)
+  return known if weight is None else known & (weight > 0)
+
+
 def strata(known: np.ndarray, bucket: np.ndarray) -> np.ndarray:
   """Groups examples by the tasks that they have labels of, where their length depends on these.
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from mtl_jax import errors
 from mtl_jax.data import _batches
+from mtl_jax.plain import is_number
 
 MIXINGS = ('all', 'one')
 """A batch of every task in each step, or of one task."""
@@ -125,6 +126,28 @@ def shares(sizes: Sequence[int], temperature: float, limit: int) -> list[float]:
   return [rate / sum(rates) for rate in rates]
 
 
+def given_shares(rates: Mapping[str, float] | Sequence[float], names: Sequence[str]) -> list[float]:
+  """Returns each task's probability: its rate, divided by the sum of all.
+
+  Args:
+    rates: above 0, by task or in the order of `names`.
+    names: those of the tasks.
+
+  Raises:
+    ConfigError: a rate is missing, or of no task, or not above 0.
+  """
+  if isinstance(rates, Mapping):
+    for name in rates:
+      if name not in names:
+        raise errors.ConfigError(f'rates: no task {name!r}{errors.nearest(name, names)}')
+    rates = [rates.get(name, math.nan) for name in names]
+  if len(rates) != len(names) or not all(is_number(r) and 0 < r < math.inf for r in rates):
+    raise errors.ConfigError(
+      f'rates: need a number above 0 for each of the tasks ({", ".join(names)}), not {list(rates)}'
+    )
+  return [rate / sum(rates) for rate in rates]
+
+
 def draws(seed: int, start: int, stop: int) -> np.ndarray:
   """A random number for each step, the same for all tasks: uint64 `[stop - start]`."""
   first, last = start // _BLOCK, (stop - 1) // _BLOCK
@@ -152,9 +175,5 @@ class Evaluations:
 
 
 def of_task(name: str, batch: _batches.Batch) -> _batches.Batch:
-  """The only task of a batch, as an own batch `{'inputs', 'targets', 'mask'}`."""
-  return {
-    'inputs': batch['inputs'],
-    'targets': batch['targets'][name],
-    'mask': batch['mask'][name],
-  }
+  """The only task of a batch, as an own batch `{'inputs', 'targets', 'mask'[, 'weight']}`."""
+  return {key: part if key == 'inputs' else part[name] for key, part in batch.items()}

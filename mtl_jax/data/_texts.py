@@ -37,7 +37,7 @@ class Assembler:
       inputs['segments'] = fill(split.segments.padded(rows, width, 0), size, 0)
     if self.pieces is not None and split.units is not None:
       inputs['pieces'] = self.pieces[fill(split.units.padded(rows, width, 0), size, 0)]
-    return {'inputs': inputs, **_batches.labels(split.targets, rows, size, width)}
+    return {'inputs': inputs, **_batches.labels(split, rows, size, width)}
 
 
 def encode(
@@ -93,6 +93,10 @@ def encode(
     splits, table = _words(where, options, inputs, targets, tokenizer, pieces)
   else:
     splits = _strings(options, inputs, targets, tokenizer, bool(spec.pair))
+  splits = {
+    split: [dataclasses.replace(part, weights=w) for part, w in zip(parts, found, strict=True)]
+    for (split, found), parts in zip(examples.weights().items(), splits.values(), strict=True)
+  }
   train_lengths = np.concatenate([item.lengths for item in splits['train']])
   longest = max(int(item.lengths.max()) for parts in splits.values() for item in parts)
   if options['bucket_lengths'] and max(options['bucket_lengths']) < longest:

@@ -16,6 +16,7 @@ from mtl_jax.data import (
   _learnable,
   _mixing,
   _texts,
+  augment,
   sources,
   specs,
   text,
@@ -59,11 +60,15 @@ DEFAULTS: dict[str, Any] = {
   'mixing': 'all',
   'temperature': 1.0,
   'size_limit': 0,  # 0: none
+  # With mixing='one': how often each task is drawn, in the order of the tasks, or {task: rate}; by
+  # their sum it is its probability, whatever the sizes. (): by size, as above.
+  'rates': (),
   'unlabelled': False,  # train on the unlabelled examples too, where the data set has some
+  'augment': augment.DEFAULTS,  # what is done to training inputs; see `augment.Options`
 }
 """The options of a data set and their defaults."""
 
-_OF_TASK = ('train_labels', 'metrics')  # options of a task that are about its data
+_OF_TASK = ('train_labels', 'metrics', 'weight_column', 'batch_size')  # options about its data
 _LARGEST = 2**31 - 1  # what an int32 can count: ids, places, rows
 
 _ENCODE = {'text': _texts.encode, 'words': _texts.encode, 'array': _arrays.encode}
@@ -169,15 +174,24 @@ def from_examples(
   name = options['name'] or 'given examples'
   process = (process_index, process_count)
   check_batch_size(batch_size, process)
+  for task, spec in task_specs.items():
+    if spec.batch_size:
+      check_batch_size(spec.batch_size, process)
+      if not apart:
+        raise errors.ConfigError(
+          f'task {task!r}: batch_size {spec.batch_size}: the tasks of {name!r} share batches; '
+          'set own_batches, and each has its own'
+        )
   for key in _arrays.FOR_TEXTS if input_spec.kind == 'array' else ():
     if options[key] != DEFAULTS[key]:
       raise errors.ConfigError(f'{key}: the inputs are arrays of numbers, not texts')
   given = _examples.choose(name, examples, input_spec, task_specs, options, owner)
   for task, items in given.by_task['train'].items():
-    if batch_size > len(items):
+    rows = task_specs[task].batch_size or batch_size
+    if rows > len(items):
       of = f', task {task!r}' if apart else ''
       raise errors.ConfigError(
-        f'batch_size {batch_size} is larger than the training split of {name!r}{of}, '
+        f'batch_size {rows} is larger than the training split of {name!r}{of}, '
         f'{len(items)} examples'
       )
   known = vocabularies.labels if vocabularies else {}
@@ -192,9 +206,10 @@ def from_examples(
   encoded = _ENCODE[input_spec.kind](given, options, labels, vocabularies, tokenizer)
   earlier = known.keys() & (vocabularies.labels if vocabularies else {})
   _learnable.check(given, encoded.splits['train'], labels, earlier, options['label_min_count'])
-  if batch_size * encoded.bucket_lengths[-1] > _LARGEST:
+  rows = max(spec.batch_size or batch_size for spec in task_specs.values())
+  if rows * encoded.bucket_lengths[-1] > _LARGEST:
     raise errors.ConfigError(
-      f'a batch of {batch_size} examples, {encoded.bucket_lengths[-1]} tokens each, does not fit: '
+      f'a batch of {rows} examples, {encoded.bucket_lengths[-1]} tokens each, does not fit: '
       'lower batch_size, bucket_lengths or max_length'
     )
   names = list(task_specs) if apart else ['']
@@ -230,6 +245,7 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
       raise errors.ConfigError(f'a data set has no option {key!r}{errors.nearest(key, DEFAULTS)}')
     options[key] = DEFAULTS[key] if value is None else value
   options['bucket_lengths'] = tuple(options['bucket_lengths'])
+  options['augment'] = augment.read(options['augment'])
   least = {'buckets': 1, 'min_count': 1}
   for key, default in DEFAULTS.items():
     value = options[key]
@@ -241,6 +257,12 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
     raise errors.ConfigError(
       f'mixing: no {options["mixing"]!r}{errors.nearest(options["mixing"], _mixing.MIXINGS)}'
     )
+  if options['rates']:
+    for key in ('temperature', 'size_limit'):
+      if options[key] != DEFAULTS[key]:
+        raise errors.ConfigError(f'rates: {key} is for tasks that are drawn by their sizes')
+    if options['mixing'] != 'one':
+      raise errors.ConfigError("rates: they say which task a step is of, with mixing='one'")
   if not 0 < options['temperature'] < math.inf:
     raise errors.ConfigError(f'temperature: need more than 0, not {options["temperature"]}')
   if not 0 <= options['word_dropout'] < math.inf:

@@ -101,7 +101,7 @@ class Serving(known.Known):
     )
     if self.vocabularies.numbers is not None:
       mean, std = (np.array(part, np.float32) for part in self.vocabularies.numbers)
-    split = _arrays.Split(values, mean, std, {})
+    split = _arrays.Split(values, mean, std, {}, {})
     for rows, size in _cut_up(np.arange(len(values)), np.zeros(len(values), np.int64)):
       yield Batch(_arrays.assemble(split, rows, size, 1)['inputs'], rows, None)
 

@@ -61,6 +61,10 @@ class TaskSpec:
     min_count: a class seen fewer times in the training split is not learned (its label is -2).
     train_labels: how many labels of the training split are learned from, those of the first
       examples that have one; 0: all.
+    weight_field: the name of the field with what an example weighs in the task's loss, a number
+      from 0 on, where there is none 1; '': every example weighs 1.
+    batch_size: rows of a training batch of the task, where it has batches of its own; 0: as many as
+      other tasks.
 
   Raises:
     ValueError: there is no such kind.
@@ -72,6 +76,8 @@ class TaskSpec:
   labels: tuple[str, ...] | None = None
   min_count: int = 1
   train_labels: int = 0
+  weight_field: str = ''
+  batch_size: int = 0
 
   def __post_init__(self) -> None:
     object.__setattr__(self, 'kind', kinds.get(self.kind))
@@ -83,13 +89,17 @@ class TaskSpec:
     return self.kind
 
   def with_options(self, options: Mapping[str, Any]) -> 'TaskSpec':
-    """The task with `train_labels` and `metrics`, where given, and with other options of its kind:
-    those that are not at the kind's defaults.
+    """The task with `train_labels`, `metrics`, `weight_column` and `batch_size`, where given, and
+    with other options of its kind: those that are not at the kind's defaults.
     """
     given = dict(options)
     limit = given.pop('train_labels', self.train_labels)
     metrics = tuple(given.pop('metrics', ())) or self.metrics
+    weight = given.pop('weight_column', '') or self.weight_field
+    size = given.pop('batch_size', self.batch_size)
     usual = kinds.options_of(self.rules)
     changed = {name: value for name, value in given.items() if value != usual.get(name)}
     kind = kinds.get(self.rules, **changed)
-    return dataclasses.replace(self, kind=kind, metrics=metrics, train_labels=limit)
+    return dataclasses.replace(
+      self, kind=kind, metrics=metrics, train_labels=limit, weight_field=weight, batch_size=size
+    )

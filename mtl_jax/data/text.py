@@ -98,6 +98,21 @@ class Tokenizer:
     inside = [i for i, special in enumerate(encoded.special_tokens_mask) if not special]
     return encoded.ids[: inside[0]], encoded.ids[inside[-1] + 1 :]
 
+  @property
+  def special_ids(self) -> list[int]:
+    """The ids that it puts around a text or between two."""
+    found: set[int] = set()
+    for texts in (('a',), ('a', 'a')):
+      encoded = self.backend.encode(*texts)
+      marks = zip(encoded.ids, encoded.special_tokens_mask, strict=True)
+      found |= {number for number, special in marks if special}
+    return sorted(found)
+
+  @property
+  def of_words(self) -> bool:
+    """Whether each id is a whole word."""
+    return self.kind != 'characters' and isinstance(self.backend.model, models.WordLevel)
+
   def encode_framed(self, texts: Sequence[str | tuple[str, str]], max_length: int = 0) -> Framed:
     """Returns the ids of each text, or pair of texts, with its frame.
 

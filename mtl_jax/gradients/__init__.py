@@ -3,6 +3,7 @@
 Nothing here knows a balancing method, an optimizer or Flax.
 """
 
+from mtl_jax.gradients import accumulated
 from mtl_jax.gradients.by_task import losses_and_gradients, task_gradients
 from mtl_jax.gradients.jacobian import (
   Jacobian,
@@ -18,6 +19,7 @@ __all__ = [
   'Jacobian',
   'LossFunctions',
   'TwoHalves',
+  'accumulated',
   'as_function',
   'combine',
   'cosines',

@@ -13,7 +13,7 @@ from mtl_jax.protocols import Example, Features, Params, TwoHalves, encodes_by_t
 
 
 def has_shared_inputs(batch: Mapping[str, Any]) -> bool:
-  """True for `{'inputs', 'targets'[, 'mask']}`, False for `{task: {'inputs', 'targets'}}`."""
+  """True for `{'inputs', 'targets', ...}`, False for `{task: {'inputs', 'targets', ...}}`."""
   return 'inputs' in batch and 'targets' in batch
 
 
@@ -21,23 +21,24 @@ def examples(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[s
   """Splits a batch of either regime into one example a task.
 
   Args:
-    batch: `{'inputs': x, 'targets': {task: y}[, 'mask': {task: bool [B]}]}` or
-      `{task: {'inputs': x, 'targets': y[, 'mask': bool [B]]}}`.
+    batch: `{'inputs': x, 'targets': {task: y}[, 'mask': {task: bool [B]}][, 'weight': {task:
+      float [B]}]}` or `{task: {'inputs': x, 'targets': y[, 'mask': bool [B]][, 'weight': float
+      [B]]}}`; a task that 'mask' or 'weight' leaves out has all labels, all of weight 1.
     names: the model's tasks. Tasks that the batch leaves out are absent from the result.
 
   Returns:
-    `{task: {'inputs': x, 'targets': y[, 'mask': bool [B]]}}` in the order of `names`.
+    the second form, in the order of `names`.
 
   Raises:
     ValueError: the batch names a task that the model lacks, or holds none of the model's tasks.
   """
   shared = has_shared_inputs(batch)
   labelled = batch['targets'] if shared else batch
-  masks = batch.get('mask', {}) if shared else {}
-  unknown = sorted((set(labelled) | set(masks)) - set(names))
+  more = {key: batch[key] for key in ('mask', 'weight') if key in batch} if shared else {}
+  unknown = sorted(set(labelled).union(*more.values()) - set(names))
   if unknown:
     raise ValueError(
-      f'The batch has targets or masks for {unknown}, but the tasks are {list(names)}.'
+      f'The batch has targets, masks or weights for {unknown}, but the tasks are {list(names)}.'
     )
   present = [name for name in names if name in labelled]
   if not present:
@@ -46,7 +47,7 @@ def examples(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[s
     return {name: dict(batch[name]) for name in present}
   return {
     name: {'inputs': batch['inputs'], 'targets': labelled[name]}
-    | ({'mask': masks[name]} if name in masks else {})
+    | {key: by_task[name] for key, by_task in more.items() if name in by_task}
     for name in present
   }
 
@@ -183,18 +184,42 @@ def task_losses(
   Returns:
     losses `[T]` float32 (0 where absent) and present `[T]` bool: the tasks with a label here.
   """
+  return _losses(model, params, batch, key, lambda n: jnp.zeros((), bool) if n is None else n > 0)
+
+
+def counted_losses(
+  model: TwoHalves, params: Params, batch: Mapping[str, Any], key: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """`task_losses`, with `[T]` float32 in place of `present`: the labels that each is the mean of,
+  or the sum of their weights.
+  """
+
+  def count(labels: jax.Array | None) -> jax.Array:
+    return jnp.zeros((), jnp.float32) if labels is None else labels.astype(jnp.float32)
+
+  return _losses(model, params, batch, key, count)
+
+
+def _losses(
+  model: TwoHalves,
+  params: Params,
+  batch: Mapping[str, Any],
+  key: jax.Array | None,
+  read: Callable[[jax.Array | None], jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+  """Every task's loss `[T]`, and `[T]` what `read` makes of its labels: None where it is absent."""
   names = model.task_names
   by_task = examples(batch, names)
   features = encode_examples(model, params, batch, key)
-  losses, present = [], []
+  losses, labels = [], []
   for index, name in enumerate(names):
     if name not in by_task:
       losses.append(jnp.zeros((), jnp.float32))
-      present.append(jnp.zeros((), bool))
+      labels.append(read(None))
       continue
     loss, count = model.task_loss(
       name, params['tasks'][name], features[name], by_task[name], head_key(key, index)
     )
     losses.append(loss.astype(jnp.float32))
-    present.append(count > 0)
-  return jnp.stack(losses), jnp.stack(present)
+    labels.append(read(count))
+  return jnp.stack(losses), jnp.stack(labels)

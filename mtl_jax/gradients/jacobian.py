@@ -88,6 +88,7 @@ def _one_function(
     lambda weights: pull(weights.astype(losses.dtype))[0],
     (lambda direction: push_losses(direction).astype(jnp.float32)) if push_losses else None,
     None,
+    lambda: jnp.ones(losses.shape, jnp.float32),
   )
 
 
@@ -114,4 +115,5 @@ def _many_functions(functions: Any, params: Any, args: tuple[Any, ...]) -> Jacob
     lambda weights: linear.weighted(weights, stacked),
     None,
     None,
+    lambda: jnp.ones(len(losses), jnp.float32),
   )

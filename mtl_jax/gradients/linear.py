@@ -35,6 +35,8 @@ class Jacobian(NamedTuple):
     pull: weights `[T]` -> Jᵀw, a pytree like θ.
     push: pytree v like θ -> Jv `[T]`; None unless asked for.
     representation: None for a model without two halves.
+    labels: () -> `[T]` float32, how many labels each loss is the mean of, or the sum of their
+      weights; all 1 for a model without two halves.
   """
 
   losses: jax.Array
@@ -44,6 +46,7 @@ class Jacobian(NamedTuple):
   pull: Callable[[jax.Array], Any]
   push: Callable[[Any], jax.Array] | None
   representation: Representation | None
+  labels: Callable[[], jax.Array]
 
 
 def take(weights: jax.Array, places: list[int]) -> jax.Array:

@@ -17,7 +17,7 @@ class HeadGradient(NamedTuple):
 
   Attributes:
     loss: `[]`.
-    labels: how many it is the mean of, `[]`.
+    labels: how many it is the mean of, `[]`, or the sum of their weights.
     cotangents: of the features' floating leaves, `[B, ...]` each.
     own: the gradient of φ.
   """
@@ -91,6 +91,7 @@ def shared_inputs(
     weighted,
     pushed if push else None,
     Representation(cotangents, True, places, lambda leaves: pull(leaves)[0]),
+    lambda: _labels(names, heads),
   )
 
 
@@ -172,6 +173,7 @@ def own_features(
     weighted,
     pushed if push else None,
     Representation(jnp.stack(list(norms.values())), False, list(norms), None),
+    lambda: _labels(names, heads),
   )
 
 
@@ -222,6 +224,13 @@ def _assemble(
     for name in names
   }
   return losses, present, tasks
+
+
+def _labels(names: Sequence[str], heads: Mapping[str, HeadGradient]) -> jax.Array:
+  zero = jnp.zeros((), jnp.float32)
+  return jnp.stack(
+    [heads[name].labels.astype(jnp.float32) if name in heads else zero for name in names]
+  )
 
 
 def _in_order(names: Sequence[str], blocks: Sequence[tuple[list[str], Any]]) -> Any:

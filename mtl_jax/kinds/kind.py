@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -152,6 +153,24 @@ class Kind(abc.ABC):
   @abc.abstractmethod
   def loss(self, outputs: Any, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Loss values `[B, ...]` float32, and which of them are of a label, bool."""
+
+  def of_classes(self, targets: jax.Array, weights: jax.Array) -> jax.Array:
+    """What each label weighs, `weights` `[C]` being those of the classes; of a missing one any."""
+    return weights[jnp.maximum(targets, 0)]
+
+  def balanced(self, targets: np.ndarray, count: int) -> tuple[float, ...]:
+    """Weights `[C]` with which the labels of all classes weigh as much: N / (C·n_c).
+
+    As scikit-learn's 'balanced': N labels, n_c of class c, C the classes that have one. A class
+    without labels has weight 1.
+
+    Args:
+      targets: those of a split, of any shape; below zero: missing.
+      count: the number of classes.
+    """
+    seen = np.bincount(targets[targets >= 0].reshape(-1), minlength=count)[:count]
+    scale = seen.sum() / max(np.count_nonzero(seen), 1)
+    return tuple(np.where(seen > 0, scale / np.maximum(seen, 1), 1.0).tolist())
 
   @abc.abstractmethod
   def predict(self, outputs: Any) -> jax.Array:

@@ -80,6 +80,16 @@ class MultiLabel(Kind):
     """Binary cross-entropy of each class."""
     return sigmoid_cross_entropy(outputs, targets)
 
+  def of_classes(self, targets: jax.Array, weights: jax.Array) -> jax.Array:
+    """The weight of its class for a label that holds, 1 for one that does not."""
+    return jnp.where(targets == 1, weights[None], 1.0)
+
+  def balanced(self, targets: np.ndarray, count: int) -> tuple[float, ...]:
+    """For each class the labels that do not hold over those that do; 1 where either is missing."""
+    none, some = ((targets == value).sum(axis=0) for value in (0, 1))
+    both = (none > 0) & (some > 0)
+    return tuple(np.where(both, none / np.maximum(some, 1), 1.0).tolist())
+
   def predict(self, outputs: jax.Array) -> jax.Array:
     """The classes with a probability above ½, bool `[B, C]`."""
     return outputs > 0

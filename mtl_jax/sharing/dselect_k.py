@@ -165,6 +165,7 @@ class _PerExample(MultiTaskModel):
   """Gates that read the input: their regularizers are part of the tasks' losses."""
 
   regularizer: _Regularizer
+  whole_batch: bool = True  # the regularizers are of examples without labels too
 
   def task_loss(
     self,

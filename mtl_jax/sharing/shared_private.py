@@ -155,6 +155,12 @@ class _SharedPrivate(_by_task.ByTaskModel):
   adversarial: float
   orthogonality: float
 
+  @property
+  def whole_batch(self) -> bool:
+    """Whether there is a loss of examples without labels, or one of all examples at once."""
+    encoding: Any = self.shared
+    return encoding.adversarial or encoding.orthogonal
+
   def task_loss(
     self,
     name: str,

@@ -24,7 +24,13 @@ def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Resu
   Raises:
     ValueError: an unknown option, or one that the method cannot follow.
   """
-  check(balance, options.at, options.jacobian)
+  check(balance, options.at, options.jacobian, options.accumulate)
+  if options.accumulate > 1 and protocols.needs_whole_batches(model):
+    raise ValueError(
+      f'accumulate={options.accumulate}: this model has losses that are no means over labels (a '
+      "discriminator's, of orthogonality, of a gate for each example), so that those of "
+      'micro-batches do not add up: accumulate=1.'
+    )
   weighting = protocols.weighting_of(balance)
   needs = protocols.needs_of(balance)
   if needs == 'functions':
@@ -39,11 +45,18 @@ def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Resu
   return _Gramian(model, weighting, options)
 
 
-def check(balance: Any, at: str, jacobian: str) -> None:
+def check(balance: Any, at: str, jacobian: str, accumulate: int = 1) -> None:
   """Raises ValueError unless the options exist and the method can be computed so."""
   for name, value, valid in (('at', at, AT), ('jacobian', jacobian, JACOBIAN)):
     if value not in valid:
       raise ValueError(f'{name}={value!r} is none of {", ".join(valid)}.')
+  if accumulate < 1:
+    raise ValueError(f'accumulate={accumulate}: need 1 or more.')
+  if at == 'representation' and accumulate > 1:
+    raise ValueError(
+      f"accumulate={accumulate}: at='representation' balances the gradients of all features of a "
+      "batch, which are never held at once then: at='parameters'."
+    )
   weighting = protocols.weighting_of(balance)
   needs = protocols.needs_of(balance)
   if jacobian == 'matrix_free' and weighting is None:
@@ -79,9 +92,10 @@ class _Losses:
 
   def _weighted(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
     if self._options.unit_task_weights and gradients.is_split(params):
-      return _one_backward(self._model, self._weighting, params, balance_state, batch, key)
+      return self._one_backward(params, balance_state, batch, key)
+    count = self._options.accumulate
     losses, pull, present = jax.vjp(
-      lambda params: _path.losses_of(self._model, params, batch, key), params, has_aux=True
+      lambda params: _path.losses_of(self._model, params, batch, key, count), params, has_aux=True
     )
     weights, balance_state = _base.weigh(
       self._weighting, balance_state, losses=losses, present=present, key=_result.balance_key(key)
@@ -89,6 +103,21 @@ class _Losses:
     (grads,) = pull(weights)
     finite = _watch.finite_sum(self._model, losses, grads)
     return Result(losses, present, grads, balance_state, {'weight': weights, 'finite': finite})
+
+  def _one_backward(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
+    """Weights without a Gramian, one backward of θ; the tasks' own gradients stay plain."""
+    jacobian = _path.linearize(self._options, self._model, params, batch, key)
+    tasks = jacobian.losses.shape[0]
+    weights, balance_state = _base.weigh(
+      self._weighting,
+      balance_state,
+      present=jacobian.present,
+      losses=jacobian.losses,
+      gramian=jnp.zeros((tasks, tasks), jnp.float32),
+      key=_result.balance_key(key),
+    )
+    shared = jacobian.pull(weights)
+    return _result.pulled(self._model, params, jacobian, shared, weights, balance_state)
 
 
 class _Gramian:
@@ -111,7 +140,7 @@ class _Gramian:
   def _held(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
     assert self._weighting.held is not None
     _, weights, new_state = self._weighting.held(balance_state)
-    jacobian = gradients.linearize(self._model, params, batch, key)
+    jacobian = _path.linearize(self._options, self._model, params, batch, key)
     usable = jacobian.present & jnp.isfinite(jacobian.losses)
     weights = jnp.where(usable, weights, 0.0)
     shared, weights = _base.bounded(self._weighting, balance_state, jacobian.pull(weights), weights)
@@ -133,9 +162,11 @@ class _Gramian:
     tasks = _path.tasks_in(self._model, params, batch)
     assert tasks is not None
     path = _path.choose(options, shared, count * tasks, True, self._logged)
-    free = path == 'matrix_free'
+    free, at_once = path == 'matrix_free', _path.at_once(options, path)
     jacobians = [
-      gradients.linearize(self._model, params, part, k, stacked=not free, push=free)
+      _path.linearize(
+        options, self._model, params, part, k, stacked=not free, push=free, at_once=at_once
+      )
       for part, k in zip(parts, keys, strict=True)
     ]
     last = jacobians[-1]
@@ -150,8 +181,7 @@ class _Gramian:
       norms = gram if count == 1 else _path.free_gramian(last, last)
       combine = last.pull
     else:
-      rows = [jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
-              for jacobian in jacobians]  # fmt: skip
+      rows = [jacobian.rows(at_once) for jacobian in jacobians]
       other = rows[1] if count > 1 else None
       gram = gradients.gramian(rows[0], other, sharded=options.sharded)
       norms = gram if count == 1 else gradients.gramian(rows[-1], sharded=options.sharded)
@@ -198,8 +228,11 @@ class _Stacked:
     shared = _path.shared_of(params)
     tasks = _path.tasks_in(self._model, params, batch)
     path = _path.choose(options, shared, tasks, False, self._logged)
-    jacobian = gradients.linearize(self._model, params, batch, key, stacked=True)
-    rows = jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
+    at_once = _path.at_once(options, path)
+    jacobian = _path.linearize(
+      options, self._model, params, batch, key, stacked=True, at_once=at_once
+    )
+    rows = jacobian.rows(at_once)
     direction = rows
     weights: dict[str, jax.Array] = {}
     if jax.tree.leaves(shared):  # else there is nothing to balance
@@ -301,12 +334,12 @@ class _Functions:
   def __call__(
     self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array
   ) -> Result:
-    model = self._model
+    model, count = self._model, self._options.accumulate
     # Validation is without dropout where the model lets us say so.
     held_key = None if gradients.has_two_halves(model) else key
     if validation is None:
       batch, validation = _result.part_of(batch, 0, 2), _result.part_of(batch, 1, 2)
-    losses, present = _path.losses_of(model, params, batch, key)
+    losses, present = _path.losses_of(model, params, batch, key, count)
     grads, balance_state, metrics = _result.update(
       self._balance,
       None,
@@ -315,33 +348,11 @@ class _Functions:
       losses=losses,
       present=present,
       key=_result.balance_key(key),
-      loss_fn=lambda p: _path.losses_of(model, p, batch, key)[0],
-      validation_fn=lambda p: _path.losses_of(model, p, validation, held_key)[0],
+      loss_fn=lambda p: _path.losses_of(model, p, batch, key, count)[0],
+      validation_fn=lambda p: _path.losses_of(model, p, validation, held_key, count)[0],
     )
     _result.check_direction(grads, params)
     if self._options.monitor:
       metrics |= _watch.of_model(model, params, batch, key, grads, self._options, self._logged)
     metrics['finite'] = _watch.finite_sum(model, losses, grads)
     return Result(losses, present, grads, balance_state, metrics)
-
-
-def _one_backward(
-  model: Any,
-  weighting: _base.Weighting,
-  params: Any,
-  balance_state: Any,
-  batch: Any,
-  key: jax.Array,
-) -> Result:
-  """Weights without a Gramian, one backward of θ; the tasks' own gradients stay plain."""
-  jacobian = gradients.linearize(model, params, batch, key)
-  tasks = jacobian.losses.shape[0]
-  weights, balance_state = _base.weigh(
-    weighting,
-    balance_state,
-    present=jacobian.present,
-    losses=jacobian.losses,
-    gramian=jnp.zeros((tasks, tasks), jnp.float32),
-    key=_result.balance_key(key),
-  )
-  return _result.pulled(model, params, jacobian, jacobian.pull(weights), weights, balance_state)

@@ -26,17 +26,47 @@ class Options(NamedTuple):
   monitor: bool
   parameter_devices: int  # that share the parameters
   sharded: bool
+  accumulate: int = 1
 
 
 def losses_of(
-  model: Any, params: Any, batch: Any, key: jax.Array | None
+  model: Any, params: Any, batch: Any, key: jax.Array | None, accumulate: int = 1
 ) -> tuple[jax.Array, jax.Array]:
-  """Losses `[T]` and present `[T]` of any model."""
+  """Losses `[T]` and present `[T]` of any model, the batch in so many parts."""
+  if accumulate > 1:
+    return gradients.accumulated.losses(model, params, batch, key, accumulate)
   if gradients.has_two_halves(model):
     return halves.task_losses(model, params, batch, key)
   args = (params, batch) if key is None else (params, batch, key)
   losses = gradients.as_function(model)(*args).astype(jnp.float32)
   return losses, jnp.ones(losses.shape, bool)
+
+
+def linearize(
+  options: Options,
+  model: Any,
+  params: Any,
+  batch: Any,
+  key: jax.Array | None,
+  *,
+  stacked: bool = False,
+  push: bool = False,
+  at_once: int | None = None,
+) -> gradients.Jacobian:
+  """`gradients.linearize`, the batch in as many parts as the options say.
+
+  Whoever asks for the rows says here how many tasks are pulled back at once, and to `rows` again.
+  """
+  if options.accumulate == 1:
+    return gradients.linearize(model, params, batch, key, stacked=stacked, push=push)
+  return gradients.accumulated.linearize(
+    model, params, batch, key, options.accumulate, stacked=stacked, push=push, at_once=at_once
+  )
+
+
+def at_once(options: Options, path: str) -> int | None:
+  """How many tasks are pulled back in one pass, on the way that `choose` found."""
+  return 1 if path == 'sequential' else options.tasks_at_once
 
 
 def tasks_in(model: Any, params: Any = None, batch: Any = None) -> int | None:

@@ -29,12 +29,15 @@ def of_model(
   shared = _path.shared_of(params)
   path = _path.choose(options, shared, _path.tasks_in(model, params, batch), True, logged)
   free = path == 'matrix_free' and bool(jax.tree.leaves(shared))
-  jacobian = gradients.linearize(model, params, batch, key, stacked=not free, push=free)
+  at_once = _path.at_once(options, path)
+  jacobian = _path.linearize(
+    options, model, params, batch, key, stacked=not free, push=free, at_once=at_once
+  )
   direction = _path.shared_of(grads)
   if jacobian.push is not None:
     gram = _path.free_gramian(jacobian, jacobian)
     return of_gramian(gram) | monitored(gram, jacobian.push(direction), jacobian.present)
-  rows = jacobian.rows(1 if path == 'sequential' else options.tasks_at_once)
+  rows = jacobian.rows(at_once)
   return of_rows(rows, direction, jacobian, options)
 
 

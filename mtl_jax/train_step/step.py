@@ -30,6 +30,7 @@ def make_train_step(
   tasks_at_once: int | None = None,
   unit_task_weights: bool = False,
   monitor: bool = False,
+  accumulate: int = 1,
   jit: bool = True,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """One step of training: gradients of every task, one direction, one update.
@@ -74,6 +75,13 @@ def make_train_step(
       negative cosine) and 'improved' `[]` (share of tasks whose loss the direction lowers to first
       order) to the metrics of every method; where a method has no use for the gradients of each
       task, this is what makes the step compute them.
+    accumulate: k: the batch, arrays `[k·B, ...]`, is taken in k micro-batches of every k-th example
+      each, one after the other. Per-task gradients are added up over them, then balanced once, so
+      that the step is that of the whole batch, at the memory of one micro-batch and one gradient a
+      task: each task's is weighted by its labels in a micro-batch, or by the sum of their weights.
+      Dropout differs by micro-batch. With methods on losses or functions, held weights, and
+      `jacobian='matrix_free'`, no gradient a task is held, and micro-batches run forward once more.
+      Loss functions without two halves must be means over the examples.
     jit: compile the step and donate the state; False gives the pure function, for `vmap` or `scan`.
 
   Returns:
@@ -93,7 +101,7 @@ def make_train_step(
   optimizer = optax.with_extra_args_support(optimizer)
   devices = 1 if mesh is None else mesh.shape['fsdp']
   ways = _path.Options(
-    at, jacobian, tasks_at_once, unit_task_weights, monitor, devices, mesh is not None
+    at, jacobian, tasks_at_once, unit_task_weights, monitor, devices, mesh is not None, accumulate
   )
   direction = _direction.make(model, balance, ways)
   weighting = protocols.weighting_of(balance)
@@ -118,7 +126,7 @@ def make_train_step(
       )
       params = optax.apply_updates(state.params, updates)
     if follow is not None:
-      new_losses, _ = _path.losses_of(here, params, batch, key)
+      new_losses, _ = _path.losses_of(here, params, batch, key, accumulate)
       seen = present & jnp.isfinite(losses) & jnp.isfinite(new_losses)
       balance_state = follow(balance_state, losses=losses, new_losses=new_losses, present=seen)
     metrics |= {'loss': jnp.where(present, losses, jnp.nan), 'present': present}

@@ -44,6 +44,17 @@ def number(value: Any) -> float:
   raise ValueError(f'{value!r} is no number')
 
 
+def weight(column: str, value: Any) -> float:
+  """What an example weighs; ValueError for what is no number from 0 on."""
+  try:
+    found = number(value)
+  except ValueError:
+    found = -1.0
+  if not found >= 0:
+    raise ValueError(f'column {column!r}: {value!r} is no weight, a number from 0 on')
+  return found
+
+
 def _is_number(value: Any) -> bool:
   try:
     number(value)

@@ -48,7 +48,11 @@ class Described:
     self.notes: dict[str, int] = {}
     self.tasks = {
       task: specs.TaskSpec(
-        rules[task], task, tuple(given['metrics']), tuple(given['labels']) or None
+        rules[task],
+        task,
+        tuple(given['metrics']),
+        tuple(given['labels']) or None,
+        weight_field=given['weight_column'],
       )
       for task, given in columns_of.items()
     }
@@ -101,7 +105,7 @@ class Described:
     )
 
   def _read_file(self, name: str, given: Plain) -> dict[str, list[dict[str, Any]]]:
-    table = tables.read(name, given, self._labels_of(name))
+    table = tables.read(name, given, _wanted(name, self.columns))
     faults = list(table.faults)
     rules = {task: spec.rules for task, spec in self.tasks.items()}
     rows: dict[str, list[tuple[tables.Row, dict[str, Any]]]] = {}
@@ -148,6 +152,10 @@ class Described:
           raise ValueError(f'column {read[task]!r}, task {task!r}: {error}') from None
         _check_label(task, read[task], spec, label, example[columns.INPUT])
       example[task] = label
+      if task in read and spec.weight_field:
+        weight = row.fields[spec.weight_field]
+        if not columns.is_missing(weight, given['missing']):
+          example[spec.weight_field] = columns.weight(spec.weight_field, weight)
     if self.owner:
       example[_OWNER] = next(iter(read))
     return example
@@ -169,11 +177,17 @@ def describe(files: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -
   files = {name: options.file_options(name, given) for name, given in sorted(files.items())}
   chosen = {
     task: {key: given.get(key, usual) for key, usual in options.COLUMN.items()}
+    | {'weight_column': given.get('weight_column', '')}
     for task, given in tasks.items()
   }
   for task, given in chosen.items():
     _settle_files(task, given, files)
     given['column'] = given['column'] or task
+    if given['weight_column'] in (columns.INPUT, columns.SECOND, *chosen):
+      raise errors.ConfigError(
+        f'tasks.{task}.weight_column: {given["weight_column"]!r} is the name of something else; '
+        'call that column otherwise'
+      )
   for name in files:
     if not any(name in given['files'] for given in chosen.values()):
       raise errors.ConfigError(f'dataset.files.{name}: no task reads it')
@@ -227,15 +241,18 @@ def _rules(task: str, given: Plain) -> kinds.Kind | None:
   return kind
 
 
-def _tables(files: Mapping[str, Plain], tasks: Mapping[str, Plain]) -> dict[str, tables.Table]:
+def _wanted(file: str, tasks: Mapping[str, Plain]) -> dict[str, str]:
+  """Key of the config -> the column that it names, of the tasks that read a file."""
   return {
-    name: tables.read(
-      name,
-      given,
-      {task: chosen['column'] for task, chosen in tasks.items() if name in chosen['files']},
-    )
-    for name, given in files.items()
+    f'tasks.{task}.{key}': given[key]
+    for task, given in tasks.items()
+    for key in ('column', 'weight_column')
+    if file in given['files'] and given[key]
   }
+
+
+def _tables(files: Mapping[str, Plain], tasks: Mapping[str, Plain]) -> dict[str, tables.Table]:
+  return {name: tables.read(name, given, _wanted(name, tasks)) for name, given in files.items()}
 
 
 def _values(

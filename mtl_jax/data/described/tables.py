@@ -53,13 +53,13 @@ def reading(given: Plain) -> formats.Reading:
   )
 
 
-def read(name: str, given: Plain, labels: Mapping[str, str]) -> Table:
+def read(name: str, given: Plain, wanted: Mapping[str, str]) -> Table:
   """Returns the rows of a described file; a second call for the same files reads nothing again.
 
   Args:
     name: of the file in the config.
     given: its options.
-    labels: task -> the column with its labels.
+    wanted: key of the config -> the column that it names, of labels and weights.
 
   Raises:
     DataError: a file or a column is missing, or it cannot be read at all.
@@ -70,7 +70,7 @@ def read(name: str, given: Plain, labels: Mapping[str, str]) -> Table:
     if not is_number(given[role])
   }
   stamps = tuple(_stamp(path) for found in paths.values() for path in found)
-  return _read(name, tuple(given.items()), tuple(labels.items()), tuple(paths.items()), stamps)
+  return _read(name, tuple(given.items()), tuple(wanted.items()), tuple(paths.items()), stamps)
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -86,7 +86,7 @@ def _stamp(path: str) -> tuple[int, int]:
 def _read(
   name: str,
   options_of: tuple[tuple[str, Any], ...],
-  labels: tuple[tuple[str, str], ...],
+  columns_of: tuple[tuple[str, str], ...],
   paths: tuple[tuple[str, tuple[str, ...]], ...],
   stamps: tuple[tuple[int, int], ...],
 ) -> Table:
@@ -94,7 +94,7 @@ def _read(
   given = dict(options_of)
   where = f'dataset.files.{name}'
   told = {f'{where}.{key}': given[key] for key in ('split', 'stratify', 'group') if given[key]}
-  wanted = {f'tasks.{task}.column': column for task, column in labels} | told
+  wanted = dict(columns_of) | told
   seen: dict[str, None] = {}
   rows: dict[str, list[Row]] = {role: [] for role in options.ROLES}
   faults: list[formats.Fault] = []

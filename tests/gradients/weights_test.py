@@ -1,0 +1,90 @@
+"""An example of weight k is the example k times: losses, gradients, steps and evaluation."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import mtl_jax
+from mtl_jax import gradients, optim
+from tests import models
+
+NAMES = ('intent', 'topics', 'score')
+WEIGHTS = {
+  name: np.random.default_rng(i).integers(0, 4, models.B).astype(np.float32)
+  for i, name in enumerate(NAMES)
+}
+
+
+def batches(regime):
+  """A batch with weights, and the batch in which each example stands as often as it weighs."""
+  batch = models.shared_batch('mlp')
+  own = {
+    name: {'inputs': batch['inputs'], 'targets': batch['targets'][name]}
+    | ({'mask': batch['mask'][name]} if name in batch['mask'] else {})
+    for name in NAMES
+  }
+  times = {name: np.repeat(np.arange(models.B), WEIGHTS[name].astype(int)) for name in NAMES}
+  repeated = {
+    name: jax.tree.map(lambda leaf, rows=times[name]: leaf[rows], example)
+    for name, example in own.items()
+  }
+  if regime == 'shared':
+    return batch | {'weight': WEIGHTS}, repeated
+  return {name: example | {'weight': WEIGHTS[name]} for name, example in own.items()}, repeated
+
+
+@pytest.mark.parametrize('regime', ['shared', 'own'])
+def test_gradients_and_evaluation(regime):
+  model = models.model('mlp')
+  weighted, repeated = batches(regime)
+  params = models.init(model, weighted)
+  find = jax.jit(lambda p, batch: gradients.losses_and_gradients(model, p, batch))
+  expected, actual = find(params, repeated), find(params, weighted)
+  models.assert_trees_close(actual, expected)
+  models.assert_trees_close(
+    actual[2], models.loss_by_loss(model, params, weighted), 1e-5
+  )  # by jax.grad of each loss
+  step = mtl_jax.make_eval_step(model)
+  expected, actual = step(params, repeated), step(params, weighted)
+  for key in ('loss_sum', 'loss_count'):
+    np.testing.assert_allclose(actual[key], expected[key], rtol=1e-5)
+  assert actual['outputs']['intent'].shape == (models.B,)
+
+
+@pytest.mark.parametrize('regime', ['shared', 'own'])
+@pytest.mark.parametrize('name', ['sum_tasks', 'pcgrad'])
+def test_steps(name, regime):
+  balance, model = optim.get(name, **({'order': 'index'} if name == 'pcgrad' else {})), None
+  results = []
+  for batch in batches(regime):
+    model = models.model('mlp')
+    state = mtl_jax.init_train_state(model, balance, optax.sgd(0.1), jax.random.key(1), batch)
+    state, metrics = mtl_jax.make_train_step(model, balance, optax.sgd(0.1))(state, batch)
+    results.append((state.params, metrics['loss'], metrics['weight']))
+  models.assert_trees_close(*results)
+
+
+def test_a_task_without_weight_in_a_batch_is_absent():
+  batch = batches('shared')[0]
+  batch['weight'] = batch['weight'] | {'topics': np.zeros(models.B, np.float32)}
+  model = models.model('mlp')
+  state = mtl_jax.init_train_state(model, optim.pcgrad(), optax.sgd(1.0), jax.random.key(1), batch)
+  before = jax.tree.map(np.asarray, state.params['tasks'])
+  state, metrics = mtl_jax.make_train_step(model, optim.pcgrad(), optax.sgd(1.0))(state, batch)
+  assert metrics['present'].tolist() == [True, False, True]
+  assert np.isnan(metrics['loss'][1])
+  jax.tree.map(np.testing.assert_array_equal, state.params['tasks']['topics'], before['topics'])
+
+
+def test_a_step_without_weights_is_the_same_program():
+  """Some tasks may have weights; those that have none do what they did."""
+  model, batch = models.model('mlp'), models.shared_batch('mlp')
+  params = models.init(model, batch)
+
+  def count(batch):
+    program = jax.jit(lambda p, b: mtl_jax.task_gradients(model, p, b)).lower(params, batch)
+    return program.compile().as_text().count('\n')
+
+  assert count(batch) == count(batch | {'weight': {}})
+  assert count(batch) < count(batch | {'weight': WEIGHTS})
