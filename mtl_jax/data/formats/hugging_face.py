@@ -137,16 +137,17 @@ class Datasets(_base.Format):
         ) from error
 
   def _with_names(self, arrow: Any, batch: Any, features: Mapping[str, Any]) -> Any:
+    wrong = (AttributeError, LookupError, TypeError, RecursionError, arrow.ArrowException)
     for index, name in enumerate(batch.schema.names):
       feature = features.get(name)
-      if _has_classes(feature):
-        try:
+      try:
+        if _has_classes(feature):
           kind = _kind(arrow, batch.schema.types[index], feature)
           values = [_named(value, feature) for value in batch.column(index).to_pylist()]
           column = arrow.array(values, kind)
-        except (AttributeError, LookupError, TypeError, arrow.ArrowException) as error:
-          raise self.error(f'the column {name!r} does not fit its features ({error})') from error
-        batch = batch.set_column(index, arrow.field(name, kind), column)
+          batch = batch.set_column(index, arrow.field(name, kind), column)
+      except wrong as error:
+        raise self.error(f'the column {name!r} does not fit its features ({error})') from error
     return batch.replace_schema_metadata(None)
 
 
