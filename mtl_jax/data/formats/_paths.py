@@ -12,11 +12,14 @@ def find(patterns: Sequence[str]) -> list[Path]:
   """Returns the files that paths and patterns name, in the order of these.
 
   `*`, `?`, `[...]` and `**` are expanded, sorted; a name that is there as it stands is no pattern.
-  A file that two patterns name comes once. `tfds:NAME:SPLIT` and a split of a folder that
-  Hugging Face's `datasets` saved (`folder:train`) pass through.
+  A file that two patterns name comes once.
+
+  Args:
+    patterns: of files and folders; `tfds:NAME:SPLIT`, and a split of a folder that Hugging Face's
+      `datasets` saved (`folder:train`), pass through.
 
   Raises:
-    DataError: a pattern or path names nothing.
+    DataError: a pattern or path names nothing; with the nearest name in its folder.
   """
   found: dict[Path, None] = {}
   for pattern in patterns:

@@ -15,7 +15,6 @@ from mtl_jax.data.formats import _base, _sink, _source
 
 _BLANKS = ' \t'
 _RUNS = re.compile('[ \t]+')
-_COMMENT = re.compile(r'#\s*([^=]*[^=\s])\s*=\s?(.*)')
 _NUMBER = re.compile(r'[0-9]+(?:[-.][0-9]+)?')
 _UD = ('id', 'form', 'lemma', 'upos', 'xpos', 'feats', 'head', 'deprel', 'deps', 'misc')
 
@@ -60,8 +59,8 @@ class Conll(_base.Format):
     for block in self._blocks(shape):
       count += 1
       item = self._sentence(block, shape)
-      if isinstance(item, _base.Record):
-        notes['multiword lines and empty nodes'] += len(_parts(item.extra)) if self.ids else 0
+      if self.ids and isinstance(item, _base.Record) and (parts := _parts(item.extra)):
+        notes['multiword lines and empty nodes'] += len(parts)
       yield item
     if not count:
       raise self.error('holds no sentence')
@@ -139,9 +138,9 @@ class Conll(_base.Format):
         comments = comments if rows else {}
         continue
       if not _is_word(line, shape, not rows):
-        found = _COMMENT.fullmatch(line.text)
-        if found:
-          comments[f'comment.{found[1]}'] = found[2]
+        key, equals, value = line.text[1:].partition('=')
+        if equals and key.strip() and not rows:
+          comments[f'comment.{key.strip()}'] = value.removeprefix(' ')
         continue
       row = _split(line.text, shape.tabs)
       reason = self._wrong(row, line.text, shape)

@@ -17,6 +17,9 @@ INFOS = ('dataset_dict.json', 'dataset_info.json', 'state.json')
 """A folder that has one of these files is such a data set."""
 
 
+_LISTS = ('Sequence', 'List', 'LargeList')
+
+
 class Datasets(_base.Format):
   """A folder with `state.json`, or one Arrow file; a batch of rows is in memory."""
 
@@ -134,16 +137,17 @@ class Datasets(_base.Format):
         ) from error
 
   def _with_names(self, arrow: Any, batch: Any, features: Mapping[str, Any]) -> Any:
+    wrong = (AttributeError, LookupError, TypeError, RecursionError, arrow.ArrowException)
     for index, name in enumerate(batch.schema.names):
       feature = features.get(name)
-      if _has_classes(feature):
-        try:
+      try:
+        if _has_classes(feature):
+          kind = _kind(arrow, batch.schema.types[index], feature)
           values = [_named(value, feature) for value in batch.column(index).to_pylist()]
-          column = arrow.array(values)
-        except (IndexError, TypeError, KeyError) as error:
-          raise self.error(f'the column {name!r} holds a class without a name ({error})') from error
-        kind = arrow.string() if column.type == arrow.null() else column.type
-        batch = batch.set_column(index, arrow.field(name, kind), column.cast(kind))
+          column = arrow.array(values, kind)
+          batch = batch.set_column(index, arrow.field(name, kind), column)
+      except wrong as error:
+        raise self.error(f'the column {name!r} does not fit its features ({error})') from error
     return batch.replace_schema_metadata(None)
 
 
@@ -162,6 +166,29 @@ def _has_classes(feature: Any) -> bool:
   return isinstance(feature, list) and any(map(_has_classes, feature))
 
 
+def _kind(arrow: Any, kind: Any, feature: Any) -> Any:
+  """Returns an Arrow type with text in place of the indices of classes."""
+  if not _has_classes(feature):
+    return kind
+  if isinstance(feature, list):
+    return arrow.list_(_kind(arrow, kind.value_type, feature[0]))
+  if feature.get('_type') == 'ClassLabel':
+    return arrow.string()
+  if feature.get('_type') not in _LISTS:
+    return arrow.struct(
+      [field.with_type(_kind(arrow, field.type, feature.get(field.name))) for field in kind]
+    )
+  inner = feature['feature']
+  if arrow.types.is_struct(kind):  # of dicts: stored as a dict of lists
+    return arrow.struct(
+      [
+        field.with_type(arrow.list_(_kind(arrow, field.type.value_type, inner[field.name])))
+        for field in kind
+      ]
+    )
+  return arrow.list_(_kind(arrow, kind.value_type, inner))
+
+
 def _named(value: Any, feature: Any) -> Any:
   """Returns a value with the names of classes in place of their indices."""
   if value is None or not _has_classes(feature):
@@ -172,9 +199,9 @@ def _named(value: Any, feature: Any) -> Any:
     if value < -1:
       raise IndexError(f'index {value}')
     return feature['names'][value] if value >= 0 else None
-  if feature.get('_type') in ('Sequence', 'List', 'LargeList'):
+  if feature.get('_type') in _LISTS:
     inner = feature['feature']
-    if isinstance(value, Mapping):  # of dicts: stored as a dict of lists
+    if isinstance(value, Mapping):  # of dicts
       return {key: [_named(item, inner[key]) for item in items] for key, items in value.items()}
     return [_named(item, inner) for item in value]
   return {key: _named(item, feature.get(key)) for key, item in value.items()}

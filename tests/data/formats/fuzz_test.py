@@ -234,6 +234,29 @@ def test_damage_is_told(tmp_path, name, edits):
     check_lines(path, 'jsonl')
 
 
+@pytest.mark.parametrize('name', ['state.json', 'dataset_info.json', 'dataset_dict.json'])
+@SETTINGS
+@hypothesis.given(edits=EDITS)
+def test_damage_to_a_saved_data_set_is_told(tmp_path, name, edits):
+  label = {'names': ['no', 'yes', 'so', 'all'], '_type': 'ClassLabel'}
+  whole = {
+    'state.json': {'_data_files': [{'filename': 'x.arrow'}]},
+    'dataset_info.json': {'features': {'b': label, 'c': {'feature': label, '_type': 'List'}}},
+    'dataset_dict.json': {'splits': ['train']},
+  }
+  for file, value in whole.items():
+    content = json.dumps(value).encode()
+    folder = '' if file == 'dataset_dict.json' else 'train/'
+    files.write(tmp_path, folder + file, damaged(content, edits) if file == name else content)
+  files.write(tmp_path, 'train/x.arrow', columnar('x.arrow'))
+  found, said = None, ''
+  try:
+    found = files.fields(f'{tmp_path}:train')
+  except errors.DataError as error:
+    said = str(error)
+  assert found or str(tmp_path) in said
+
+
 @pytest.mark.parametrize('name', VALID)
 def test_what_is_damaged_was_whole(tmp_path, name):
   content = columnar(name) if VALID[name] is None else VALID[name]

@@ -125,6 +125,12 @@ def test_new_columns(tmp_path):
   ]
 
 
+def test_a_first_batch_without_values_has_the_types_of_all(tmp_path):
+  path = save(tmp_path / 'mine', arrow.Table.from_pylist(STORED).take([1, 0]))
+  files.rewrite(path, {'p': 1}, tmp_path / 'y.arrow')
+  assert files.fields(tmp_path / 'y.arrow') == [row | {'p': 1} for row in READ[::-1]]
+
+
 @pytest.mark.parametrize(
   ('name', 'content', 'message'),
   [
@@ -138,7 +144,7 @@ def test_new_columns(tmp_path):
     (
       'dataset_info.json',
       '{"features": {"label": {"_type": "ClassLabel", "names": []}}}',
-      'without a',
+      'does not fit its features',
     ),
     ('data-00000-of-00002.arrow', 'x', 'truncated or damaged Arrow file'),
     ('data-00000-of-00002.arrow', '', 'empty'),

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import tracemalloc
 
 import pytest
 
@@ -124,6 +125,22 @@ def test_damaged_gzip(tmp_path, name):
     if name in TEXT_FILES[2:3]:
       assert 'truncated or damaged gzip file (' in said
       assert said.endswith('; get a fresh copy')
+
+
+@pytest.mark.parametrize(
+  ('name', 'end'), [('x.csv', '\r'), ('x.jsonl', '\n'), ('x.conll', '\n'), ('x.csv.gz', '\n')]
+)
+def test_memory_is_bounded(tmp_path, name, end):
+  line = '{"text": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}' if name == 'x.jsonl' else 'a' * 40
+  content = f'{line}{end}{end}'.encode() * 15_000
+  path = files.write(tmp_path, name, gzip.compress(content) if name.endswith('.gz') else content)
+  del content
+  tracemalloc.start()
+  count = sum(1 for _ in files.formats.read(path))
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert count == 15_000 - (name[2:5] == 'csv')
+  assert peak < 1e6
 
 
 def test_lines_beyond_all_lengths(tmp_path, monkeypatch):
