@@ -51,8 +51,8 @@ def layers_of(
     params: its parameters, or their shapes.
     batch: either regime; only its shapes count.
     pattern: regular expression that finds the number of a layer in a path, by its one group; '':
-      as the encoder says. Layers of one name, up to the number, come in the order of their numbers,
-      and names as a forward pass meets them. Without a number a parameter belongs to the numbered
+      as the encoder says. Layers of one path up to the number come in the order of their numbers,
+      and these as a forward pass meets them. Without a number a parameter belongs to the numbered
       layer that it follows, or below all.
 
   Raises:
@@ -137,7 +137,7 @@ def _by_number(
         f'transfer.layers: {number.pattern!r} finds {match[1]!r} in {path}, which is no number'
       )
     if match:
-      found[path] = path[: match.start(1)].rpartition('/')[2], int(match[1])
+      found[path] = path[: match.start(1)], int(match[1])
   first: dict[str, tuple[int, ...]] = {}
   for path, (name, _) in found.items():
     first[name] = min(first.get(name, places[path]), places[path])

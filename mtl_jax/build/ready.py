@@ -34,7 +34,8 @@ def check(run: Mapping[str, Any], data: pipeline.Data) -> None:
       f'eval.test: data set {data.name!r} has no test split: set it to False, or add one'
     )
   for task, spec in data.specs.items():
-    metrics.check(task, spec.kind, spec.metrics, data.label_names[task] or None)
+    with errors.as_config_errors():
+      metrics.check(task, spec.kind, spec.metrics, data.label_names[task] or None)
   metric = run['train']['early_stopping']['metric']
   task = metric.split('.')[0]
   labelled = data.labelled('validation')

@@ -227,7 +227,7 @@ def _first(params, paths=False):
 
 
 def test_layers_by_a_pattern():
-  """Numbers count within a name, and names as they are met; what has none follows a layer."""
+  """Numbers count within a path, and paths as they are met; what has none follows a layer."""
   model, params, batch = own()
   pattern = r'(?:^|/)(?:Conv|Dense)_(\d+)(?:/|$)'
   assert of_starts(layers_lib.layers_of(model, params, batch, pattern)) == {
@@ -236,12 +236,12 @@ def test_layers_by_a_pattern():
     'Conv_0': 1,
     'Conv_1': 2,
     'Dense_0': 3,
-    'inner/Dense_0': 3,
     'LayerNorm_0': 3,
     'Dense_1': 4,
-    'inner/Dense_1': 4,
     'LayerNorm_1': 4,
-    'gain': 4,
+    'inner/Dense_0': 5,
+    'inner/Dense_1': 6,
+    'gain': 6,
   }
   few = layers_lib.layers_of(model, params, batch, r'inner/Dense_(\d+)/')
   assert {start: layer for start, layer in of_starts(few).items() if layer} == {
