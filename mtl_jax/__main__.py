@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from mtl_jax import errors
 
 COMMANDS = (
-  *('train', 'predict', 'describe', 'report', 'optim', 'toys'),
+  *('train', 'evaluate', 'predict', 'describe', 'report', 'optim', 'toys'),
   *('data.prepare', 'data.inspect', 'data.samples'),
 )
 """The modules that are commands, as in `python -m mtl_jax.COMMAND`."""

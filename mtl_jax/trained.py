@@ -119,6 +119,28 @@ class Trained:
         chunk = []
     yield from self._predict(chunk, chosen, probabilities, where)
 
+  def arrays(
+    self, examples: Sequence[Mapping[str, Any]], task: str, where: str = 'inputs'
+  ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Outputs, predictions and probabilities of one task, one of each an example, in order.
+
+    Of words they are `[words, ...]`, without words that were cut off; of tasks without classes
+    there are no probabilities, `[]`.
+
+    Args:
+      examples: with the fields of the input.
+      task: its name.
+      where: what messages call the examples.
+    """
+    found: list[list[Any]] = [[None] * len(examples) for _ in range(3)]
+    for batch, result in self._results(examples, where):
+      for rows, values in zip(found, result[task], strict=True):
+        if values is not None:
+          for index, row in zip(batch.rows, self._rows(task, values, batch), strict=True):
+            rows[index] = row
+    outputs, predictions, shares = found
+    return outputs, predictions, shares if self.model.task(task).rules.discrete else []
+
   def outputs(
     self, inputs: Iterable[Any], tasks: Sequence[str] = ()
   ) -> dict[str, list[np.ndarray]]:

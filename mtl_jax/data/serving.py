@@ -1,11 +1,12 @@
 """Inputs without labels as batches, for a model that was trained before."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtl_jax.data import _arrays, _batches, _texts, known, specs
+from mtl_jax.data import _arrays, _batches, _labels, _ragged, _texts, known, specs
 from mtl_jax.data import vocabularies as vocabularies_lib
 from mtl_jax.data.pipeline import DEFAULTS
 
@@ -61,6 +62,26 @@ class Serving(known.Known):
     longest = buckets[-1] if vocabularies.tokenizer is not None else 0
     self._options = DEFAULTS | dict(options) | {'max_length': longest}
     self._pretrained = pretrained
+
+  def targets(
+    self, task: str, examples: Sequence[Mapping[str, Any]], where: str
+  ) -> list[np.ndarray]:
+    """Returns the target of each example, by the classes of the run; of words `[words]`.
+
+    Args:
+      task: its name.
+      examples: each with the field of the task's labels.
+      where: what messages call them.
+
+    Raises:
+      DataError: one has no such field, or a label that is none of the task's kind.
+    """
+    spec, names = self.specs[task], self.label_names[task]
+    _labels.check(where, task, spec, examples)
+    made = _labels.encode(where, task, dataclasses.replace(spec, labels=None), examples, names)
+    if isinstance(made, _ragged.Ragged):
+      return np.split(made.values, made.offsets[1:-1])
+    return list(made)
 
   def batches(self, examples: Sequence[Mapping[str, Any]], where: str) -> Iterator[Batch]:
     """Returns the batches of some inputs, short ones first.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtl_jax import errors, kinds
-from mtl_jax.data import specs
+from mtl_jax.data import formats, specs
 from mtl_jax.data.described import columns, options, splits, tables
 from mtl_jax.plain import Plain, is_number
 
@@ -59,8 +59,11 @@ class Described:
     read = [file for given in columns_of.values() for file in given['files']]
     self.owner = _OWNER if len(columns_of) > 1 and len(read) == len(set(read)) else ''
 
-  def read(self) -> dict[str, list[dict[str, Any]]]:
+  def read(self, keep: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
     """All examples by split, those of a split in the order of files and rows.
+
+    Args:
+      keep: further columns that examples are to have, as their files have them.
 
     Raises:
       DataError: a file cannot be read, lines are malformed and are not to be left out, or a split
@@ -69,7 +72,7 @@ class Described:
     self.notes = {}
     examples: dict[str, list[dict[str, Any]]] = {role: [] for role in options.ROLES}
     for name, given in self.files.items():
-      for role, found in self._read_file(name, given).items():
+      for role, found in self._read_file(name, given, keep).items():
         examples[role] += found
     texts = {role: [_key(example) for example in found] for role, found in examples.items()}
     self.notes |= splits.overlap(texts)
@@ -104,8 +107,46 @@ class Described:
       f'there is no column that is read: need {wanted}; there are {", ".join(row)}'
     )
 
-  def _read_file(self, name: str, given: Plain) -> dict[str, list[dict[str, Any]]]:
-    table = tables.read(name, given, _wanted(name, self.columns))
+  def read_other(
+    self, paths: Sequence[str], file: str = '', keep: Sequence[str] = ()
+  ) -> list[dict[str, Any]]:
+    """The examples of other files, labelled like one of this data set's.
+
+    Args:
+      paths: of the files.
+      file: the one that they are like; '': the first whose input they have.
+      keep: as in `read`.
+
+    Raises:
+      ConfigError: there is no such file, or none like them.
+      DataError: they cannot be read, a row is malformed, or they have no labels of any task.
+    """
+    if file and file not in self.files:
+      raise errors.ConfigError(f'no file {file!r} in the run{errors.nearest(file, self.files)}')
+    reading = tables.reading(self.files[file or next(iter(self.files))])
+    seen = tables.columns_of(paths[0], reading)
+    name = file or self.file_with(dict.fromkeys(seen))
+    given = self.files[name] | dict.fromkeys(('split', 'stratify', 'group'), '')
+    given |= {'train': tuple(paths), 'validation': 0.0, 'test': 0.0, 'format': ''}
+    there = {task: c for task, c in self.columns.items() if c['column'] in seen}
+    if not any(name in chosen['files'] for chosen in there.values()):
+      raise errors.DataError(
+        f'{paths[0]}: no column has labels: need one of '
+        f'{", ".join(repr(c["column"]) for c in self.columns.values() if name in c["files"])}'
+      )
+    rules = {task: self.tasks[task].rules for task in there}
+    part = Described(self.files, there, self.input, rules)
+    part.owner = self.owner
+    return part._read_file(name, given, keep)['train']
+
+  def _read_file(
+    self, name: str, given: Plain, keep: Sequence[str]
+  ) -> dict[str, list[dict[str, Any]]]:
+    wanted = _wanted(name, self.columns)
+    if keep:
+      there = tables.columns_of(str(formats.find(given['train'])[0]), tables.reading(given))
+      wanted |= {f'column {column}': column for column in keep if column in there}
+    table = tables.read(name, given, wanted)
     faults = list(table.faults)
     rules = {task: spec.rules for task, spec in self.tasks.items()}
     rows: dict[str, list[tuple[tables.Row, dict[str, Any]]]] = {}
@@ -115,6 +156,7 @@ class Described:
       for row in found:
         try:
           example = self._example(name, given, table.inputs, row)
+          example |= {c: row.fields.get(c) for c in keep if c not in example}
         except ValueError as error:
           faults.append(tables.fault(row, str(error)))
           continue

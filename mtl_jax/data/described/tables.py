@@ -53,6 +53,18 @@ def reading(given: Plain) -> formats.Reading:
   )
 
 
+def columns_of(path: str, how: formats.Reading) -> list[str]:
+  """The columns of a file, by its first record.
+
+  Raises:
+    DataError: it cannot be read, or has no record.
+  """
+  for item in formats.read(path, how):
+    if isinstance(item, formats.Record):
+      return list(item.fields)
+  raise errors.DataError(f'{path}: there is no row that can be read')
+
+
 def read(name: str, given: Plain, wanted: Mapping[str, str]) -> Table:
   """Returns the rows of a described file; a second call for the same files reads nothing again.
 
