@@ -25,7 +25,7 @@ import rich.console
 from mtl_jax import errors, evaluation, files, memory, trained
 from mtl_jax.config import command_line
 from mtl_jax.data import described
-from mtl_jax.report import judgement
+from mtl_jax.evaluation import judgement
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,4 @@
-"""A trained run on labelled examples: metrics with intervals, tests against others, its errors.
-
-What is computed is here; files and the terminal are the business of the command,
-`python -m mtl_jax.evaluate`.
-"""
+"""A model on labelled examples, task by task: what it predicts, and what that is worth."""
 
 import dataclasses
 import functools

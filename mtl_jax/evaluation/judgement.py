@@ -9,7 +9,8 @@ import numpy as np
 import rich.table
 from rich.box import SIMPLE_HEAD
 
-from mtl_jax import evaluate, evaluation, trained
+from mtl_jax import evaluate, trained
+from mtl_jax.evaluation import _judge
 from mtl_jax.report import _evaluation_plots
 
 Slices = Mapping[str, Sequence[evaluate.Slice]]
@@ -29,8 +30,8 @@ class Judgement:
   def __init__(
     self,
     title: str,
-    judged: Mapping[str, evaluation.Judged],
-    others: Mapping[str, Mapping[str, evaluation.Judged]],
+    judged: Mapping[str, _judge.Judged],
+    others: Mapping[str, Mapping[str, _judge.Judged]],
     count: int,
     samples: int,
   ):
@@ -88,7 +89,7 @@ class Judgement:
         tasks[task]['slices'] = [part._asdict() for part in sliced[task]]
     against = {
       label: {
-        'delta_m': evaluation.delta_m(self.judged, self.others[label]),
+        'delta_m': _judge.delta_m(self.judged, self.others[label]),
         'differences': {f'{t}.{m}': c._asdict() for (t, m), c in found.items()},
       }
       for label, found in self.comparisons.items()
@@ -96,7 +97,7 @@ class Judgement:
     return {
       'of': self.title,
       'examples': self.count,
-      'mean': evaluation.summary(self.judged),
+      'mean': _judge.summary(self.judged),
       'tasks': tasks,
       'against': against,
       'ranks': self.ranks if self.others else {},
@@ -104,7 +105,7 @@ class Judgement:
 
 
 def slices(
-  judged: Mapping[str, evaluation.Judged], column: str, examples: Sequence[Mapping[str, Any]]
+  judged: Mapping[str, _judge.Judged], column: str, examples: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[evaluate.Slice]]:
   """Task -> its main metric for each value of a column."""
   values = [str(example.get(column)) for example in examples]
@@ -125,14 +126,14 @@ def tables(found: Judgement, sliced: Slices) -> Iterator[rich.table.Table]:
     for compared in found.comparisons.values():
       cells.append(_difference(compared.get((task, name))))
     table.add_row(f'{task}.{name} {arrow}', *cells)
-  table.add_row('mean of the main ones', _number(evaluation.summary(found.judged)), '', '')
+  table.add_row('mean of the main ones', _number(_judge.summary(found.judged)), '', '')
   yield table
   if found.others:
     table = _table('against', 'run', 'mean rank', 'Δm of this run from it, % ↓')
     for label, rank in found.ranks.items():
       delta = None
       if label in found.others:
-        delta = evaluation.delta_m(found.judged, found.others[label])
+        delta = _judge.delta_m(found.judged, found.others[label])
       table.add_row(label, '—' if rank is None else f'{rank:.2f}', _number(delta))
     yield table
   for task, parts in sliced.items():
