@@ -80,7 +80,7 @@ def test_wrong_config_files(tmp_path, capsys):
   assert 'bad.py, line 2: ZeroDivisionError' in stderr(f'--config={bad}', '--workdir=x')
   bad.write_text(_CONFIG.read_text().replace('config.train.steps', 'config.train.stepz'))
   text = stderr(f'--config={bad}', '--workdir=x')
-  assert "no key 'stepz'; did you mean 'steps'? Valid: batch_size, " in text
+  assert "no key 'stepz'; did you mean 'steps'? Valid: accumulate, batch_size, " in text
   assert text.count('\n') == 1
   bad.write_text('x = 1\n')
   assert 'bad.py defines no get_config()' in stderr(f'--config={bad}', '--workdir=x')
