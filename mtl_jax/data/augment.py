@@ -247,30 +247,33 @@ class Images:
     self._black = black
 
   def __call__(self, batch: dict[str, Any], draw: Draw) -> None:
-    """Changes `batch['inputs']`."""
+    """Changes `batch['inputs']`, float32 of its own."""
     options, x = self._options, batch['inputs']
     drawn = _uniform(draw(_IMAGE, 5))
-    rows, columns = np.arange(self._height)[None], np.arange(self._width)[None]
     if options.flip:
-      mirrored = drawn[:, :1] < options.flip
-      columns = np.where(mirrored, self._width - 1 - columns, columns)  # [B, W]
+      mirrored = np.flatnonzero(drawn[:, 0] < options.flip)
+      x[mirrored] = x[mirrored, :, ::-1]
     if options.crop:
-      by = np.floor(drawn[:, 1:3] * (2 * options.crop + 1)).astype(np.int64) - options.crop
-      rows, columns = rows + by[:, :1], columns + by[:, 1:]
-    if options.flip or options.crop:
-      inside = _within(rows, self._height)[:, :, None] & _within(columns, self._width)[:, None, :]
-      rows, columns = np.clip(rows, 0, self._height - 1), np.clip(columns, 0, self._width - 1)
-      number = np.arange(len(x))[:, None, None]
-      x = x[number, rows[:, :, None], columns[:, None, :]]
-      if options.crop:
-        x = np.where(inside[..., None], x, self._black)
+      x = self._moved(x, np.floor(drawn[:, 1:3] * (2 * options.crop + 1)).astype(np.int64))
     if options.cutout:
       size = options.cutout
       corner = np.floor(drawn[:, 3:] * (self._height, self._width)).astype(np.int64) - size // 2
       down = _within(np.arange(self._height)[None] - corner[:, :1], size)
       right = _within(np.arange(self._width)[None] - corner[:, 1:], size)
-      x = np.where((down[:, :, None] & right[:, None, :])[..., None], np.float32(0), x)
+      x[down[:, :, None] & right[:, None, :]] = 0
     batch['inputs'] = x
+
+  def _moved(self, x: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """The parts of the padded images that begin at `by`, int64 `[B, 2]`."""
+    count, height, width, channels = x.shape
+    pad = self._options.crop
+    padded = np.empty((count, height + 2 * pad, width + 2 * pad, channels), x.dtype)
+    padded[:] = self._black
+    padded[:, pad : pad + height, pad : pad + width] = x
+    # A row's pixels and channels lie together, so that windows are copied row by row.
+    rows = padded.reshape(count, height + 2 * pad, -1)
+    windows = np.lib.stride_tricks.sliding_window_view(rows, (height, width * channels), (1, 2))
+    return windows[np.arange(count), by[:, 0], by[:, 1] * channels].reshape(x.shape)
 
 
 def _uniform(bits: np.ndarray) -> np.ndarray:

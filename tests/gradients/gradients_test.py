@@ -107,7 +107,7 @@ def test_wrong_shapes_and_masks_are_refused_by_name():
     model.losses(params, wrong)
   with pytest.raises(ValueError, match='a mask is'):
     model.losses(params, batch | {'mask': {'score': np.ones((models.B, 2), bool)}})
-  with pytest.raises(ValueError, match=r"masks for \['scores'\]"):
+  with pytest.raises(ValueError, match=r"masks or weights for \['scores'\]"):
     model.losses(params, batch | {'mask': {'scores': np.ones(models.B, bool)}})
 
 
