@@ -330,7 +330,10 @@ def load_runs(runs: Sequence[Path]) -> Trained:
     if vocabularies_lib.read(run).labels != vocabularies.labels:
       raise errors.ConfigError(f'{run} has other classes than {first}: they are no ensemble')
   source = sources.of(config['dataset'], config['tasks'])
-  specs = pipeline.choose(source, config['tasks'])
+  specs = {
+    task: spec.fitted(vocabularies.fitted.get(task, {}))
+    for task, spec in pipeline.choose(source, config['tasks']).items()
+  }
   pretrained = (
     bool(source_of(config)) and not config['dataset']['tokenizer'] and not config['init_from']
   )

@@ -96,6 +96,8 @@ LATER: dict[str, Any] = {
   'tasks.*.weight_column': '',
   'tasks.*.class_weights': (),
   'tasks.*.batch_size': 0,
+  'tasks.*.standardize': False,
+  'dataset.normalize': (),
   'dataset.rates': (),
   'dataset.augment': augment.DEFAULTS,
   'train.accumulate': 1,

@@ -14,6 +14,7 @@ FOR_TEXTS = (
   'vocab_size',
   'min_count',
   'lowercase',
+  'normalize',
   'pieces',
   'pieces_vocab_size',
   'max_pieces',

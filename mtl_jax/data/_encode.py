@@ -1,7 +1,7 @@
 """Inputs to compact integer arrays, once at the start of a run. Labels are done in `_labels`."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,9 +104,20 @@ class Words:
 
 
 def inputs(
-  where: str, spec: specs.InputSpec, examples: Sequence[Mapping[str, Any]], as_words: bool
+  where: str,
+  spec: specs.InputSpec,
+  examples: Sequence[Mapping[str, Any]],
+  as_words: bool,
+  clean: Callable[[str], str] = str,
 ) -> list[Any]:
   """Returns the input of each example: a string, two of them, or a list of words with `as_words`.
+
+  Args:
+    where: what messages call the examples.
+    spec: what is read.
+    examples: each with the fields of the input.
+    as_words: whether texts are split at blanks.
+    clean: what is made of each text, or of each word of a list, first.
 
   Raises:
     DataError: an example has no such field, one of the wrong type or with a lone surrogate, or no
@@ -129,8 +140,10 @@ def inputs(
         f'{where}, example {index}: field {spec.field!r} should be {expected}, not {value!r}'
       )
     _check_text(where, index, spec.field, value)
-    if as_words and spec.kind == 'text':
-      value = value.split()
+    if spec.kind != 'text':
+      value = [clean(word) for word in value]
+    else:
+      value = clean(value).split() if as_words else clean(value)
     if not len(value):
       raise errors.DataError(f'{where}, example {index}: field {spec.field!r} is empty')
     second = example.get(spec.pair, '') if spec.pair else ''
@@ -139,7 +152,7 @@ def inputs(
         f'{where}, example {index}: field {spec.pair!r} should be a string, not {second!r}'
       )
     _check_text(where, index, spec.pair, second)
-    result.append((value, second) if second else value)
+    result.append((value, clean(second)) if second else value)
   return result
 
 

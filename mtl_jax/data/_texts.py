@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 
 from mtl_jax import errors
-from mtl_jax.data import _batches, _encode, _examples, _labels, _ragged, specs, text, vocabularies
+from mtl_jax.data import (
+  _batches,
+  _encode,
+  _examples,
+  _labels,
+  _ragged,
+  clean,
+  specs,
+  text,
+  vocabularies,
+)
 
 Splits = dict[str, list[_encode.Split]]
 
@@ -73,10 +83,12 @@ def encode(
   if per_word and not as_words:
     raise errors.ConfigError(f"task {per_word[0]!r} labels words and needs tokenizer='words'")
 
+  tidy = clean.cleaner(options['normalize'])
   # Tasks of the same examples are encoded together.
   inputs = {
     split: [
-      _encode.inputs(examples.where[split], spec, items[group[0]], as_words) for group in groups
+      _encode.inputs(examples.where[split], spec, items[group[0]], as_words, tidy)
+      for group in groups
     ]
     for split, items in examples.by_task.items()
   }
@@ -144,7 +156,8 @@ def serve(
   """
   assert known.tokenizer is not None
   as_words = _as_words(spec, _kind(spec, options, pretrained))
-  inputs = {where: [_encode.inputs(where, spec, examples, as_words)]}
+  tidy = clean.cleaner(options['normalize'])
+  inputs = {where: [_encode.inputs(where, spec, examples, as_words, tidy)]}
   table = None
   if as_words:
     splits, table = _words(

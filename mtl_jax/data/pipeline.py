@@ -17,6 +17,7 @@ from mtl_jax.data import (
   _mixing,
   _texts,
   augment,
+  clean,
   sources,
   specs,
   text,
@@ -38,6 +39,8 @@ DEFAULTS: dict[str, Any] = {
   'vocab_size': 0,  # most ids; 0: no bound for characters and words, 8000 for wordpiece and bpe
   'min_count': 1,  # a token seen fewer times in training is unknown
   'lowercase': False,
+  # What is made of texts first: unescape (HTML), nfc, nfkc, urls, users; see `clean.RULES`.
+  'normalize': (),
   # Also give the pieces of each word, beside its id (tokenizer='words'): characters, wordpiece,
   # bpe, or the path of a tokenizer.json; '': no.
   'pieces': '',
@@ -203,6 +206,8 @@ def from_examples(
         f'the vocabularies have no task {task!r}{errors.nearest(task, known)}'
       )
   labels = {task: known[task] for task in task_specs}
+  fitted = _fit(task_specs, given.by_task['train'], vocabularies.fitted if vocabularies else {})
+  task_specs = {task: spec.fitted(fitted.get(task, {})) for task, spec in task_specs.items()}
   encoded = _ENCODE[input_spec.kind](given, options, labels, vocabularies, tokenizer)
   earlier = known.keys() & (vocabularies.labels if vocabularies else {})
   _learnable.check(given, encoded.splits['train'], labels, earlier, options['label_min_count'])
@@ -227,6 +232,7 @@ def from_examples(
       longest,
       encoded.bucket_lengths,
       encoded.numbers,
+      fitted,
     ),
     encoded.assembler,
     encoded.bucket_lengths,
@@ -237,6 +243,21 @@ def from_examples(
   )
 
 
+def _fit(
+  task_specs: Mapping[str, specs.TaskSpec],
+  train: Mapping[str, Sequence[Mapping[str, Any]]],
+  earlier: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Mapping[str, Any]]:
+  """Returns what each kind takes from the training labels, or took in an earlier run."""
+  found: dict[str, Mapping[str, Any]] = {}
+  for task, spec in task_specs.items():
+    labels = [e[spec.field] for e in train[task] if spec.rules.has_label(e[spec.field])]
+    fitted = earlier[task] if task in earlier else spec.rules.fit(labels)
+    if fitted:
+      found[task] = fitted
+  return found
+
+
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns `DEFAULTS` with the given values."""
   options = dict(DEFAULTS)
@@ -245,6 +266,7 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
       raise errors.ConfigError(f'a data set has no option {key!r}{errors.nearest(key, DEFAULTS)}')
     options[key] = DEFAULTS[key] if value is None else value
   options['bucket_lengths'] = tuple(options['bucket_lengths'])
+  clean.check(options['normalize'])
   options['augment'] = augment.read(options['augment'])
   least = {'buckets': 1, 'min_count': 1}
   for key, default in DEFAULTS.items():

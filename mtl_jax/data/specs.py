@@ -88,6 +88,10 @@ class TaskSpec:
     assert isinstance(self.kind, kinds.Kind)
     return self.kind
 
+  def fitted(self, found: Mapping[str, Any]) -> 'TaskSpec':
+    """The task with a kind that took `found` from training labels, see `Kind.fit`."""
+    return dataclasses.replace(self, kind=dataclasses.replace(self.rules, **found))
+
   def with_options(self, options: Mapping[str, Any]) -> 'TaskSpec':
     """The task with `train_labels`, `metrics`, `weight_column` and `batch_size`, where given, and
     with other options of its kind: those that are not at the kind's defaults.

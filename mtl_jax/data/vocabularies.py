@@ -21,6 +21,7 @@ class Vocabularies:
     longest: tokens of the longest text that an encoder of these must read; 0: not known.
     buckets: the lengths that batches were padded to; (): not known.
     numbers: of inputs that are standardized, mean and standard deviation of each number; or None.
+    fitted: task -> what its kind took from the training labels, `Kind.fit`, where that is anything.
   """
 
   tokenizer: text.Tokenizer | None
@@ -29,6 +30,7 @@ class Vocabularies:
   longest: int = 0
   buckets: tuple[int, ...] = ()
   numbers: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  fitted: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
   def write(self, workdir: str | Path) -> None:
     """Writes `vocabulary.json` and the tokenizers, `tokenizer.json` and `pieces.json`."""
@@ -46,6 +48,8 @@ class Vocabularies:
     }
     if self.numbers is not None:
       content['numbers'] = self.numbers
+    if self.fitted:
+      content['fitted'] = self.fitted
     files.write(
       workdir / 'vocabulary.json', json.dumps(content, indent=2, ensure_ascii=False) + '\n'
     )
@@ -65,6 +69,7 @@ def read(workdir: str | Path) -> Vocabularies:
     longest = int(content.get('longest', 0))
     buckets = tuple(map(int, content.get('buckets', ())))
     numbers = content.get('numbers')
+    fitted = {task: dict(found) for task, found in content.get('fitted', {}).items()}
     if numbers is not None:
       mean, std = (tuple(map(float, part)) for part in numbers)
       numbers = mean, std
@@ -77,6 +82,7 @@ def read(workdir: str | Path) -> Vocabularies:
     longest,
     buckets,
     numbers,
+    fitted,
   )
 
 

@@ -40,8 +40,8 @@ def get(kind: str | Kind, **options: Any) -> Kind:
 
 
 def options_of(kind: Kind | type[Kind]) -> dict[str, Any]:
-  """The options of a kind and their defaults."""
-  return {field.name: field.default for field in dataclasses.fields(kind)}
+  """The options of a kind and their defaults; what is fitted to labels is none."""
+  return {f.name: f.default for f in dataclasses.fields(kind) if not f.metadata.get('fitted')}
 
 
 def head_options_of(kind: Kind | type[Kind]) -> dict[str, Any]:

@@ -50,7 +50,8 @@ class Metric(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Kind(abc.ABC):
-  """A kind of task. Its options are the fields of the class that derives from it.
+  """A kind of task. Its options are the fields of the class that derives from it, but for fields
+  with `metadata={'fitted': True}`, which `fit` finds in the training labels.
 
   What is defined here fits labels that are classes; `name`, `label`, `head` and the abstract
   methods are what every kind has of its own.
@@ -135,6 +136,15 @@ class Kind(abc.ABC):
     """
     del names
     return (next(iter(self.metrics)),)
+
+  def fit(self, labels: Sequence[Any]) -> dict[str, Any]:
+    """What the kind takes from the training labels: values of fields that are no options.
+
+    Args:
+      labels: raw ones, none of them missing.
+    """
+    del labels
+    return {}
 
   def width(self, names: Names) -> int:
     """The width of the outputs."""

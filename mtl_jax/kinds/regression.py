@@ -35,8 +35,19 @@ def squared_error(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Regression(Kind):
-  """Values float `[B]`, targets float `[B]`; a missing one is NaN."""
+  """Values float `[B]`, targets float `[B]`; a missing one is NaN.
 
+  Attributes:
+    standardize: whether outputs and losses are in standard deviations of the training labels from
+      their mean, so that the unit of a task does not decide how much it weighs. Predictions and
+      metrics are in the unit of the targets.
+    mean: of the training labels, with `standardize`.
+    std: their standard deviation, above 0.
+  """
+
+  standardize: bool = False
+  mean: float = dataclasses.field(default=0.0, metadata={'fitted': True})
+  std: float = dataclasses.field(default=1.0, metadata={'fitted': True})
   name: ClassVar[str] = 'regression'
   label: ClassVar[str] = 'a finite number (NaN or None: missing)'
   head: ClassVar[Any] = heads.Regression
@@ -81,6 +92,13 @@ class Regression(Kind):
     del number, count
     return math.nan if label is None else float(label)
 
+  def fit(self, labels: Sequence[Any]) -> dict[str, float]:
+    """Mean and standard deviation, with `standardize`."""
+    if not self.standardize or not labels:
+      return {}
+    values = np.asarray(labels, np.float64)
+    return {'mean': float(values.mean()), 'std': float(values.std()) or 1.0}
+
   def width(self, names: Names) -> int:
     """1."""
     del names
@@ -92,12 +110,13 @@ class Regression(Kind):
     return self.head(dtype=dtype, **options)
 
   def loss(self, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Squared error."""
-    return squared_error(outputs, targets)
+    """Squared error, of standardized targets where there are such."""
+    return squared_error(outputs, (targets - self.mean) / self.std if self.standardize else targets)
 
   def predict(self, outputs: jax.Array) -> jax.Array:
-    """The values, float32."""
-    return outputs.astype(jnp.float32)
+    """The values in the unit of the targets, float32."""
+    values = outputs.astype(jnp.float32)
+    return self.mean + self.std * values if self.standardize else values
 
   @property
   def metrics(self) -> Mapping[str, Metric]:
