@@ -74,10 +74,10 @@ def _check_dataset(run: Plain) -> None:
     raise errors.ConfigError(f'tasks: name at least one{errors.nearest("", specs)}')
   of_task: dict[str, tuple[str, ...]] = {}
   for name, options in run['tasks'].items():
-    run['tasks'][name], rules = _of_kind(name, options, specs[name])
-    of_task[name] = tuple(run['tasks'][name].get('metrics', ())) or specs[name].metrics
-    _check_class_weights(name, options['class_weights'], rules)
-    metrics.check(name, rules, of_task[name], specs[name].labels)
+    run['tasks'][name], made = _of_kind(name, options, specs[name])
+    of_task[name] = made.metrics
+    _check_class_weights(name, options['class_weights'], made.rules)
+    metrics.check(name, made.rules, made.metrics, made.labels)
   metric = run['train']['early_stopping']['metric']
   valid = selection.choices(of_task)
   if metric not in valid:
@@ -142,8 +142,10 @@ def _texts(value: str | tuple[str, ...]) -> tuple[str, ...]:
   return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _of_kind(name: str, options: Plain, spec: specs_lib.TaskSpec) -> tuple[Plain, kinds.Kind]:
-  """The options of a task that its kind has, and the kind with its own of them."""
+def _of_kind(
+  name: str, options: Plain, spec: specs_lib.TaskSpec
+) -> tuple[Plain, specs_lib.TaskSpec]:
+  """The options of a task that its kind has, and the task with its own of them."""
   of_head, of_kind = kinds.head_options_of(spec.rules), kinds.options_of(spec.rules)
   usual = task_section()
   kept = {}
@@ -156,11 +158,13 @@ def _of_kind(name: str, options: Plain, spec: specs_lib.TaskSpec) -> tuple[Plain
         f'{errors.nearest(key, [*COMMON, *of_head, *of_kind])}'
       )
   try:
-    rules = spec.with_options({key: options[key] for key in of_kind}).rules
-    rules.build_head(spec.labels or ('',), jnp.float32, **{key: options[key] for key in of_head})
+    made = spec.with_options({key: options[key] for key in ('metrics', *of_kind) if key in options})
+    model.check_own(options)
+    of_ours = {key: options[key] for key in of_head}
+    made.rules.build_head(spec.labels or ('',), jnp.float32, **of_ours)
   except ValueError as e:
     raise errors.ConfigError(f'tasks.{name}.{e}') from None
-  return kept, rules
+  return kept, made
 
 
 def _check_class_weights(name: str, given: Any, rules: kinds.Kind) -> None:

@@ -80,6 +80,11 @@ class Task:
     class_weights: of the labels of each class in the loss, in the order of the classes; of several
       labels an example, of one that holds beside one that does not. ('balanced',): as many labels
       as each has in training, all classes weigh the same. (): each label does.
+    head: the task's own half, in place of the kind's: 'package.module:Name' or 'FILE.py:Name' of a
+      Flax module class, `(features, inputs, train=False) -> outputs`, whose fields `num_classes`
+      and `dtype` are given where it has them; '': the kind's.
+    loss: likewise, a function `(outputs, targets) -> values`, elementwise, or `-> (values, valid)`;
+      '': the kind's.
     batch_size: examples of the task at once, where each task has batches of its own; 0: as
       `train.batch_size`.
   """
@@ -89,6 +94,8 @@ class Task:
   train_labels: options.Natural = 0
   weight_column: str = ''
   class_weights: Sequence[Any] = ()
+  head: str = ''
+  loss: str = ''
   batch_size: options.Natural = 0
 
 
@@ -96,6 +103,8 @@ LATER: dict[str, Any] = {
   'tasks.*.weight_column': '',
   'tasks.*.class_weights': (),
   'tasks.*.batch_size': 0,
+  'tasks.*.head': '',
+  'tasks.*.loss': '',
   'tasks.*.standardize': False,
   'dataset.normalize': (),
   'dataset.rates': (),

@@ -4,14 +4,10 @@ All of them say the same of themselves; `of` finds the one that a config's `data
 """
 
 import abc
-import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
-from mtl_jax import errors
+from mtl_jax import dotted, errors
 from mtl_jax.data import builders, described, prepare, specs
 
 Examples = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -154,14 +150,10 @@ def of(options: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> So
 
 def _own(name: str) -> DataSet:
   """The data set that 'package.module:Name' or 'FILE.py:Name' names."""
-  where, _, attribute = name.rpartition(':')
-  module = _module(name, where)
-  found = getattr(module, attribute, None)
-  if found is None:
-    classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-    raise errors.ConfigError(
-      f'dataset.name: {where} has no {attribute!r}{errors.nearest(attribute, classes)}'
-    )
+  try:
+    found = dotted.load(name, 'data set')
+  except ValueError as error:
+    raise errors.ConfigError(f'dataset.name: {error}') from error.__cause__
   made = found() if isinstance(found, type) and issubclass(found, DataSet) else found
   if not isinstance(made, DataSet):
     raise errors.ConfigError(
@@ -171,29 +163,3 @@ def _own(name: str) -> DataSet:
     if not isinstance(getattr(made, field, None), kind):
       raise errors.ConfigError(f'dataset.name: {name!r} needs {field}, a {kind.__name__}')
   return made
-
-
-def _module(name: str, where: str) -> Any:
-  try:
-    if not where.endswith('.py'):
-      return importlib.import_module(where)
-    path = Path(where).expanduser().absolute()
-    alias = f'mtl_jax_own_{path.stem}'
-    if alias in sys.modules and getattr(sys.modules[alias], '__file__', '') == str(path):
-      return sys.modules[alias]
-    spec = importlib.util.spec_from_file_location(alias, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[alias] = module  # dataclasses and pickles look there
-    spec.loader.exec_module(module)
-    return module
-  except FileNotFoundError:
-    raise errors.ConfigError(f'dataset.name: {name!r}: there is no file {where!r}') from None
-  except ModuleNotFoundError as error:
-    if not f'{where}.'.startswith(f'{error.name}.'):
-      raise
-    raise errors.ConfigError(
-      f'dataset.name: {name!r}: there is no module {error.name!r}; start from the directory that '
-      'holds it, or put that on PYTHONPATH'
-    ) from None

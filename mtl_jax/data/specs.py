@@ -98,12 +98,13 @@ class TaskSpec:
     """
     given = dict(options)
     limit = given.pop('train_labels', self.train_labels)
-    metrics = tuple(given.pop('metrics', ())) or self.metrics
+    metrics = tuple(given.pop('metrics', ()))
     weight = given.pop('weight_column', '') or self.weight_field
     size = given.pop('batch_size', self.batch_size)
     usual = kinds.options_of(self.rules)
     changed = {name: value for name, value in given.items() if value != usual.get(name)}
     kind = kinds.get(self.rules, **changed)
+    kind, metrics = kinds.with_metrics(kind, metrics) if metrics else (kind, self.metrics)
     return dataclasses.replace(
       self, kind=kind, metrics=metrics, train_labels=limit, weight_field=weight, batch_size=size
     )

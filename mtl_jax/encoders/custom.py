@@ -1,14 +1,16 @@
 """Encoders of a user's own: a Flax module, its class, a function that makes one, or that is one."""
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import linen as nn
 
-from mtl_jax import errors
+from mtl_jax import dotted, errors
+from mtl_jax.dotted import is_dotted
+
+__all__ = ['Function', 'check', 'is_dotted', 'load', 'make']
 
 _FLAX = ('parent', 'name')  # fields that every module class has
 
@@ -28,41 +30,9 @@ class Function(nn.Module):
     return self.function(inputs)
 
 
-def is_dotted(name: str) -> bool:
-  """Whether a name is meant as 'package.module:Name', and not as one of `ENCODERS`."""
-  return ':' in name or '.' in name
-
-
 def load(name: str) -> Any:
-  """Returns what 'package.module:Name' names.
-
-  Raises:
-    ValueError: another form, the import fails, or the module has no such name.
-  """
-  module_name, _, path = name.partition(':')
-  if not module_name or not path:
-    raise ValueError(
-      f"encoder {name!r}: write 'package.module:Name', with a colon before the name in the module"
-    )
-  try:
-    found = importlib.import_module(module_name)
-  except (Exception, SystemExit) as error:  # whatever a user's module does
-    if isinstance(error, ModuleNotFoundError) and f'{module_name}.'.startswith(f'{error.name}.'):
-      raise ValueError(
-        f'encoder {name!r}: there is no module {error.name!r}; start from the directory that holds '
-        'it, or put that on PYTHONPATH'
-      ) from None
-    raise ValueError(
-      f'encoder {name!r}: importing {module_name} failed: {type(error).__name__}: {error}'
-    ) from error
-  for part in path.split('.'):
-    if not hasattr(found, part):
-      near = [key for key, value in vars(found).items() if callable(value) and key[0] != '_']
-      raise ValueError(
-        f'encoder {name!r}: {module_name} has no {part!r}{errors.nearest(part, near)}'
-      )
-    found = getattr(found, part)
-  return found
+  """Returns what 'package.module:Name' names; see `dotted.load`."""
+  return dotted.load(name, 'encoder')
 
 
 def make(given: Any, options: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from mtl_jax import errors
+from mtl_jax import dotted, errors
 from mtl_jax.kinds.classification import Classification, softmax_cross_entropy
 from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names
 from mtl_jax.kinds.multilabel import MultiLabel, sigmoid_cross_entropy
@@ -66,6 +66,42 @@ def metrics_of(kind: Kind, names: Sequence[str] = ()) -> tuple[str, ...]:
   return tuple(names) or (next(iter(kind.metrics)),)
 
 
+def with_metrics(kind: Kind, names: Sequence[str]) -> tuple[Kind, tuple[str, ...]]:
+  """The kind with the metrics of a user's own among `names`, and all names as results have them.
+
+  Args:
+    kind: the kind.
+    names: of its metrics, or 'package.module:Name' or 'FILE.py:Name' of a function `(targets,
+      predictions, names of the classes) -> value` or of a `Metric`, which is called Name.
+
+  Raises:
+    ValueError: there is no such metric, not for this kind, or the name names no function.
+  """
+  own: dict[str, Metric] = {}
+  short = []
+  for name in names:
+    if ':' not in name:
+      short.append(name)
+      continue
+    found = dotted.load(name, 'metric')
+    if not isinstance(found, Metric):
+      if not callable(found):
+        raise ValueError(f'metric {name!r} is no function, and no mtl_jax.kinds.Metric')
+      found = Metric(found)
+    short.append(name.rpartition(':')[2].rpartition('.')[2])
+    own[short[-1]] = found
+  metrics_of(kind, [name for name in short if name not in own])
+  if not own:
+    return kind, tuple(short)
+  base = type(kind)
+  merged = property(lambda self: {**super(made, self).metrics, **own}, doc=base.metrics.__doc__)
+  made: type[Any] = dataclasses.dataclass(frozen=True)(
+    type(base.__name__, (base,), {'metrics': merged, '__doc__': base.__doc__})
+  )
+  options = {f.name: getattr(kind, f.name) for f in dataclasses.fields(kind)}
+  return made(**options), tuple(short)
+
+
 def find_metric(name: str) -> Metric | None:
   """The metric of that name of any kind, for its direction; None if there is none."""
   return next((m[name] for kind in KINDS.values() if name in (m := kind().metrics)), None)
@@ -90,4 +126,5 @@ __all__ = [
   'sigmoid_cross_entropy',
   'softmax_cross_entropy',
   'squared_error',
+  'with_metrics',
 ]

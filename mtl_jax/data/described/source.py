@@ -48,12 +48,8 @@ class Described:
     self.notes: dict[str, int] = {}
     self.tasks = {
       task: specs.TaskSpec(
-        rules[task],
-        task,
-        tuple(given['metrics']),
-        tuple(given['labels']) or None,
-        weight_field=given['weight_column'],
-      )
+        rules[task], task, (), tuple(given['labels']) or None, weight_field=given['weight_column']
+      ).with_options({'metrics': given['metrics']})
       for task, given in columns_of.items()
     }
     read = [file for given in columns_of.values() for file in given['files']]
@@ -277,7 +273,7 @@ def _rules(task: str, given: Plain) -> kinds.Kind | None:
     return None
   try:
     kind = kinds.get(given['kind'])
-    kinds.metrics_of(kind, given['metrics'])
+    kinds.with_metrics(kind, given['metrics'])
   except ValueError as error:
     raise errors.ConfigError(f'tasks.{task}: {error}') from None
   return kind
