@@ -22,8 +22,8 @@ def load(name: str, what: str) -> Any:
     what: what messages call it, such as 'encoder'.
 
   Raises:
-    ValueError: another form, no such module or file, it fails when it is imported, or it has no such
-      name.
+    ValueError: another form, no such module or file, one that fails when it is imported, or has no
+      such name.
   """
   where = f'{what} {name!r}'
   module_name, _, path = name.rpartition(':')

@@ -75,7 +75,10 @@ def _own_head(name: str, width: int, dtype: Any) -> Any:
     )
   offered = {'num_classes': width, 'dtype': dtype}
   taken = inspect.signature(found).parameters
-  made = found(**{key: value for key, value in offered.items() if key in taken})
+  try:
+    made = found(**{key: value for key, value in offered.items() if key in taken})
+  except TypeError as error:
+    raise ValueError(f'head {name!r} cannot be made of num_classes and dtype: {error}') from error
   if not (hasattr(made, 'init') and hasattr(made, 'apply')):
     raise ValueError(f'head {name!r} made {made!r}, which is no Flax module')
   return made
