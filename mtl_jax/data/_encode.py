@@ -104,7 +104,11 @@ class Words:
 
 
 def inputs(
-  where: str, spec: specs.InputSpec, examples: Sequence[Mapping[str, Any]], as_words: bool
+  where: str,
+  spec: specs.InputSpec,
+  examples: Sequence[Mapping[str, Any]],
+  as_words: bool,
+  first: int = 0,
 ) -> list[Any]:
   """Returns the input of each example: a string, two of them, or a list of words with `as_words`.
 
@@ -113,7 +117,7 @@ def inputs(
       words in it.
   """
   result: list[Any] = []
-  for index, example in enumerate(examples):
+  for index, example in enumerate(examples, first):
     if spec.field not in example:
       raise errors.DataError(
         f'{where}, example {index}: no field {spec.field!r}{errors.nearest(spec.field, example)}'

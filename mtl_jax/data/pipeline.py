@@ -227,6 +227,7 @@ def from_examples(
       longest,
       encoded.bucket_lengths,
       encoded.numbers,
+      encoded.pieces_width,
     ),
     encoded.assembler,
     encoded.bucket_lengths,

@@ -21,6 +21,8 @@ class Vocabularies:
     longest: tokens of the longest text that an encoder of these must read; 0: not known.
     buckets: the lengths that batches were padded to; (): not known.
     numbers: of inputs that are standardized, mean and standard deviation of each number; or None.
+    pieces_width: the most pieces that a word had, at most `dataset.max_pieces`; 0: none, or not
+      known.
   """
 
   tokenizer: text.Tokenizer | None
@@ -29,6 +31,7 @@ class Vocabularies:
   longest: int = 0
   buckets: tuple[int, ...] = ()
   numbers: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  pieces_width: int = 0
 
   def write(self, workdir: str | Path) -> None:
     """Writes `vocabulary.json` and the tokenizers, `tokenizer.json` and `pieces.json`."""
@@ -46,6 +49,8 @@ class Vocabularies:
     }
     if self.numbers is not None:
       content['numbers'] = self.numbers
+    if self.pieces_width:
+      content['pieces_width'] = self.pieces_width
     files.write(
       workdir / 'vocabulary.json', json.dumps(content, indent=2, ensure_ascii=False) + '\n'
     )
@@ -64,6 +69,7 @@ def read(workdir: str | Path) -> Vocabularies:
     tokenizer, pieces = content['tokenizer'], content['pieces']
     longest = int(content.get('longest', 0))
     buckets = tuple(map(int, content.get('buckets', ())))
+    width = int(content.get('pieces_width', 0))
     numbers = content.get('numbers')
     if numbers is not None:
       mean, std = (tuple(map(float, part)) for part in numbers)
@@ -77,6 +83,7 @@ def read(workdir: str | Path) -> Vocabularies:
     longest,
     buckets,
     numbers,
+    width,
   )
 
 
