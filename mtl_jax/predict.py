@@ -18,18 +18,21 @@ Exit codes:
 import argparse
 import collections
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from mtl_jax import errors, memory, trained
+from mtl_jax import errors, files, memory, trained
 from mtl_jax.config import command_line
 from mtl_jax.data import described, formats
+from mtl_jax.data.described import columns as columns_lib
 
 _SHOWN = 10  # malformed rows that are told of
 
@@ -42,7 +45,7 @@ def predict_file(
   tasks: Sequence[str] = (),
   probabilities: bool = False,
   file: str = '',
-  reading: formats.Reading | None = None,
+  format: str = '',
   skip: bool = False,
 ) -> tuple[int, list[formats.Fault]]:
   """Writes a file with predictions beside its columns, in bounded memory.
@@ -54,7 +57,7 @@ def predict_file(
     tasks: their names; (): all.
     probabilities: whether to add them, as `TASK_probabilities`.
     file: the one of the described files that `path` is like; '': found out by its columns.
-    reading: how it is to be read; None: as `file`.
+    format: of `path`; '': as its name says.
     skip: malformed rows are left out of the output, in place of an error.
 
   Returns:
@@ -65,7 +68,9 @@ def predict_file(
     DataError: a row is malformed, or the file cannot be read.
   """
   columns = Columns(model, file)
-  how = reading or columns.reading
+  how = columns.reading(path)
+  if format:
+    how = dataclasses.replace(how, format=format)
   chosen = tuple(tasks) or model.tasks
   new = list(chosen)
   if probabilities:
@@ -88,10 +93,7 @@ def predict_file(
       if fault is not None:
         faults.append(fault)
         if not skip:
-          raise errors.DataError(
-            f'{path}, {fault.place}: {fault.reason}. Mend it, or leave such rows out by '
-            '--on_error=skip'
-          )
+          raise _malformed(fault)
 
   count = 0
   with formats.writer(out, path, how, new) as writer:
@@ -113,13 +115,20 @@ class Columns:
       names = self._source.files if self._source else ()
       raise errors.ConfigError(f'--file: no file {file!r} in the run{errors.nearest(file, names)}')
 
-  @property
-  def reading(self) -> formats.Reading:
-    """How the file that new ones are like is read."""
+  def reading(self, path: str | Path) -> formats.Reading:
+    """How a file is read: as the one of the run that it is like."""
     if self._source is None:
       return formats.Reading()
-    name = self._file or next(iter(self._source.files))
-    return described.reading(self._source.files[name])
+    ways = {name: described.reading(given) for name, given in self._source.files.items()}
+    if self._file or len(set(ways.values())) == 1:
+      return ways[self._file or next(iter(ways))]
+    for name, how in ways.items():
+      with contextlib.suppress(ValueError):  # those of another file do not fit
+        first = next(formats.read(path, how))
+        if isinstance(first, formats.Record) and self._source.example(name, first.fields):
+          self._file = name
+          return how
+    return next(iter(ways.values()))
 
   def example(self, fields: Mapping[str, Any]) -> dict[str, Any]:
     """One row as an example; ValueError for one that cannot be read."""
@@ -127,13 +136,10 @@ class Columns:
       spec = self._model.serving.input
       if spec.field not in fields:
         raise ValueError(f'no column {spec.field!r}{errors.nearest(spec.field, fields)}')
-      value = fields[spec.field]
-      if spec.kind == 'words' and isinstance(value, str):
-        value = value.split()
-      example = {spec.field: value}
-      if spec.pair:
-        example[spec.pair] = fields.get(spec.pair) or ''
-      return example
+      names = [spec.field, spec.pair] if spec.pair else [spec.field]
+      row = dict.fromkeys(names) | dict(fields)
+      found = columns_lib.read_input(row, names, 'pair' if spec.pair else spec.kind)
+      return dict(zip(names, found.values(), strict=True))
     if not self._file:
       self._file = self._source.file_with(fields)
     return self._source.example(self._file, fields)
@@ -148,15 +154,77 @@ def _values(row: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def predict_lines(
-  model: trained.Trained, lines: Iterator[str], tasks: Sequence[str], probabilities: bool
-) -> Iterator[str]:
-  """Texts, one a line, to JSON Lines; a line is predicted when it has come."""
-  for number, line in enumerate(lines, start=1):
-    text = line.rstrip('\r\n')
-    if not text.strip():
-      raise errors.DataError(f'standard input, line {number}: it is empty')
-    (found,) = model.predict([text], tasks, probabilities=probabilities)
-    yield json.dumps({'text': text, **_values(found)}, ensure_ascii=False)
+  model: trained.Trained,
+  lines: BinaryIO,
+  out: BinaryIO,
+  *,
+  tasks: Sequence[str] = (),
+  probabilities: bool = False,
+  skip: bool = False,
+) -> tuple[int, list[formats.Fault]]:
+  """Writes JSON Lines for texts, one a line; a line is answered when it has come.
+
+  Args:
+    model: what was trained.
+    lines: the texts in UTF-8.
+    out: where the answers go.
+    tasks: their names; (): all.
+    probabilities: whether to add them, as `TASK_probabilities`.
+    skip: lines that are no texts are left out, in place of an error.
+
+  Returns:
+    the number of texts, and what was left out.
+
+  Raises:
+    DataError: a line is empty, or not in UTF-8.
+  """
+  faults: list[formats.Fault] = []
+  number = count = 0
+  for chunk in _lines_of(lines):
+    texts: list[str] = []
+    fault: formats.Fault | None = None
+    for line in chunk:
+      number += 1
+      try:
+        text = line.decode('utf-8-sig' if number == 1 else 'utf-8').rstrip('\r')
+        reason = '' if text.strip() else 'it is empty'
+      except UnicodeDecodeError:
+        reason = 'it is not in UTF-8'
+      if not reason:
+        texts.append(text)
+        continue
+      fault = formats.Fault('standard input', f'line {number}', reason, '')
+      if not skip:
+        break
+      faults.append(fault)
+    for text, found in zip(
+      texts, model.predict(texts, tasks, probabilities=probabilities), strict=True
+    ):
+      values = {'text': text, **_values(found)}
+      out.write(json.dumps(values, ensure_ascii=False).encode() + b'\n')
+    out.flush()
+    count += len(texts)
+    if fault is not None and not skip:
+      raise _malformed(fault)
+  return count, faults
+
+
+def _lines_of(stream: BinaryIO) -> Iterator[list[bytes]]:
+  """Yields the lines of a stream, as many at a time as have come; waits where there is none."""
+  read = getattr(stream, 'read1', stream.read)
+  rest = b''
+  while part := read(1 << 16):
+    *lines, rest = (rest + part).split(b'\n')
+    yield lines
+  if rest:
+    yield [rest]
+
+
+def _malformed(fault: formats.Fault) -> errors.DataError:
+  return errors.DataError(
+    f'{fault.path}, {fault.place}: {fault.reason}. Mend it, or leave such rows out by '
+    '--on_error=skip'
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,13 +234,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   logging.disable(logging.INFO)
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      warnings.filterwarnings('default', category=UserWarning, module='mtl_jax')
-      return _run(arguments)
+      warnings.simplefilter('ignore')  # `_run` tells of what was cut, once
+      code = _run(arguments)
+      sys.stdout.flush()
+      return code
   except KeyboardInterrupt:
     return 130
   except BrokenPipeError:  # whoever reads has enough
-    sys.stderr.close()
+    with contextlib.suppress(OSError):  # so that Python, too, has nothing to say of it at its end
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   except OSError as e:
     print(f'error: {arguments.output or "standard output"}: {e.strerror or e}', file=sys.stderr)
@@ -191,29 +261,38 @@ def _run(arguments: argparse.Namespace) -> int:
   for task in tasks:
     if task not in model.tasks:
       raise errors.ConfigError(f'--task: no task {task!r}{errors.nearest(task, model.tasks)}')
-  if arguments.input in ('', '-'):
-    if model.serving.input.kind == 'array':
-      raise errors.ConfigError('this model reads numbers: give a file with them as INPUT')
-    for line in predict_lines(model, iter(sys.stdin.readline, ''), tasks, arguments.probabilities):
-      print(line, flush=True)
-    return 0
-  reading = formats.Reading(format=arguments.format) if arguments.format else None
-  count, faults = predict_file(
-    model,
-    arguments.input,
-    Path(arguments.output) if arguments.output else sys.stdout.buffer,
-    tasks=tasks,
-    probabilities=arguments.probabilities,
-    file=arguments.file,
-    reading=reading,
-    skip=arguments.on_error == 'skip',
-  )
-  with contextlib.suppress(BrokenPipeError):
-    sys.stdout.flush()
+  options: dict[str, Any] = {
+    'tasks': tasks,
+    'probabilities': arguments.probabilities,
+    'skip': arguments.on_error == 'skip',
+  }
+  with contextlib.ExitStack() as stack:
+    if arguments.input in ('', '-'):
+      if model.serving.input.kind == 'array':
+        raise errors.ConfigError('this model reads numbers: give a file with them as INPUT')
+      out = sys.stdout.buffer
+      if arguments.output:
+        out = stack.enter_context(files.replacing(Path(arguments.output)))
+      count, faults = predict_lines(model, sys.stdin.buffer, out, **options)
+    else:
+      count, faults = predict_file(
+        model,
+        arguments.input,
+        Path(arguments.output) if arguments.output else sys.stdout.buffer,
+        file=arguments.file,
+        format=arguments.format,
+        **options,
+      )
   for fault in faults[:_SHOWN]:
     print(f'left out: {fault.path}, {fault.place}: {fault.reason}', file=sys.stderr)
   if faults:
     print(f'{count:,} rows predicted, {len(faults):,} malformed ones left out', file=sys.stderr)
+  if model.cut:
+    print(
+      f'warning: {model.cut:,} of {count:,} inputs were longer than any in training and were cut '
+      f'at {model.serving.bucket_lengths[-1]} tokens',
+      file=sys.stderr,
+    )
   return 0
 
 

@@ -143,6 +143,7 @@ def fit(
   Raises:
     ConfigError: the config and the tables do not fit.
     DataError: a row is malformed.
+    WorkdirError: as `run`; or what was trained in `workdir` was trained on other rows.
 
   Example:
     >>> rows = [{'text': 'late again', 'mood': 'bad'}, ...]  # doctest: +SKIP

@@ -3,13 +3,18 @@
 Files are read and written by the commands; here are inputs in memory.
 """
 
+import collections
+import contextlib
+import itertools
 import json
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.errors
 import jax
 import numpy as np
 
@@ -20,9 +25,14 @@ from mtl_jax.data import pipeline, serving, sources
 from mtl_jax.data import vocabularies as vocabularies_lib
 from mtl_jax.gradients import halves
 from mtl_jax.model import MultiTaskModel
-from mtl_jax.plain import Plain, is_number
+from mtl_jax.plain import Plain
+from mtl_jax.protocols import encodes_by_task
+from mtl_jax.run import directories
+
+find = directories.find
 
 _CHUNK = 4096  # inputs that are tokenized and sorted at once
+_AHEAD = 2  # batches that the device may be given before one is read from it
 
 
 class Trained:
@@ -34,6 +44,7 @@ class Trained:
     params: the best parameters of each member.
     serving: encodes inputs.
     source: the data set that it was trained on, for its files and columns.
+    cut: how many inputs were cut so far, since they were longer than any in training.
   """
 
   def __init__(
@@ -46,13 +57,16 @@ class Trained:
   ):
     self.run = run
     self.model = model
-    self.params = list(params)
+    self.params = [jax.device_put(member) for member in params]
     self.serving = encoder
     self.source = source
-    self._stacked = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *params)
+    self.cut = 0
+    self._whole = self.params[0]
+    if len(self.params) > 1:
+      self._whole = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *self.params)
     self._step = jax.jit(self._forward)
     self._features = jax.jit(self._encode, static_argnums=2)
-    self._lock = threading.Lock()  # of what encoding counts
+    self._lock = threading.Lock()  # of what is counted
 
   @property
   def tasks(self) -> tuple[str, ...]:
@@ -70,16 +84,16 @@ class Trained:
     """Predicts all tasks for each input.
 
     Args:
-      inputs: texts; pairs of texts; lists of words; arrays or lists of numbers. Of one text alone
-        write `[text]`.
+      inputs: texts; pairs of texts; lists of words, or texts to be split at blanks; arrays or lists
+        of numbers. Of one text alone write `[text]`.
       tasks: their names; (): all.
       probabilities: whether to give them.
 
     Returns:
       for each input, in order, task -> `{'label': ..., 'probabilities': ...}`: a class and the
       probability of each; of several labels those predicted and the probability of each; of words a
-      list of both, one a word, the probability being that of the predicted tag; of a number the
-      number alone.
+      list of both, one a word, the probability being that of the predicted tag, and None for words
+      that were cut off; of a number the number alone.
 
     Raises:
       ValueError: no such task.
@@ -93,13 +107,16 @@ class Trained:
   def example(self, item: Any) -> dict[str, Any]:
     """An input of `predict` as an example of the data set."""
     spec = self.serving.input
-    if spec.kind == 'array' and not isinstance(item, np.ndarray):
-      item = [np.nan if value is None else value for value in item]
-      return {spec.field: np.asarray(item, np.float32)}
-    if spec.pair and isinstance(item, tuple | list):
-      first, second = item
-      return {spec.field: first, spec.pair: second}
-    return {spec.field: list(item) if spec.kind == 'words' and not isinstance(item, str) else item}
+    if spec.kind == 'array' and isinstance(item, list | tuple):
+      with contextlib.suppress(
+        TypeError, ValueError
+      ):  # what is no array is told of with its number
+        item = np.asarray([np.nan if value is None else value for value in item], np.float32)
+    elif spec.pair and isinstance(item, list | tuple) and len(item) == 2:
+      return dict(zip((spec.field, spec.pair), item, strict=True))
+    elif spec.kind == 'words' and isinstance(item, str):
+      item = item.split()
+    return {spec.field: item}
 
   def stream(
     self,
@@ -111,13 +128,17 @@ class Trained:
   ) -> Iterator[dict[str, dict[str, Any]]]:
     """Yields what `predict` returns, for examples by field as they come, in bounded memory."""
     chosen = self._chosen(tasks)
-    chunk: list[Mapping[str, Any]] = []
-    for example in examples:
-      chunk.append(example)
-      if len(chunk) == _CHUNK:
-        yield from self._predict(chunk, chosen, probabilities, where)
-        chunk = []
-    yield from self._predict(chunk, chosen, probabilities, where)
+    rest = iter(examples)
+    chunks = iter(lambda: list(itertools.islice(rest, _CHUNK)), [])
+    found: list[dict[str, dict[str, Any]]] = []
+    for chunk, batch, result in self._flow(chunks, where):
+      if batch is None or result is None:
+        yield from found
+        found = []
+        continue
+      found = found or [{} for _ in chunk]
+      for task in chosen:
+        self._read(task, batch, result[task], probabilities, chunk, found)
 
   def arrays(
     self, examples: Sequence[Mapping[str, Any]], task: str, where: str = 'inputs'
@@ -168,7 +189,7 @@ class Trained:
     name = self._chosen([task] if task else ())[0]
     examples = [self.example(item) for item in inputs]
     found: list[Any] = [None] * len(examples)
-    for batch in self._batches(examples, 'inputs'):
+    for batch in self._batches(examples, 'inputs').batches:
       features = jax.device_get(self._features(self.params[0], batch.inputs, name))
       mask = batch.inputs['mask'] if isinstance(batch.inputs, dict) else None
       for place, index in enumerate(batch.rows):
@@ -184,13 +205,16 @@ class Trained:
 
   def _forward(self, params: Any, inputs: Any) -> dict[str, '_Result']:
     """All that is read of the outputs, on the device."""
-    outputs = jax.vmap(lambda member: self.model.outputs(member, {'inputs': inputs}))(params)
+
+    def outputs_of(member: Any) -> dict[str, Any]:
+      return self.model.outputs(member, {'inputs': inputs})
+
+    several = len(self.params) > 1
+    outputs = jax.vmap(outputs_of)(params) if several else outputs_of(params)
     made = {}
     for task in self.model.tasks:
-      rules = task.rules
-      own = (
-        rules.average(outputs[task.name]) if len(self.params) > 1 else _first(outputs[task.name])
-      )
+      rules, own = task.rules, outputs[task.name]
+      own = rules.average(own) if several else own
       shares = rules.probabilities(own) if rules.discrete else None
       made[task.name] = _Result(own, task.predictions(own), shares)
     return made
@@ -198,34 +222,57 @@ class Trained:
   def _encode(self, params: Any, inputs: Any, task: str) -> Any:
     return halves.encode_examples(self.model, params, {task: {'inputs': inputs}})[task]
 
-  def _batches(self, examples: Sequence[Any], where: str) -> Iterator[serving.Batch]:
-    with self._lock:
-      before = self.serving.cut
-      batches = self.serving.batches(examples, where)
-      first = next(batches, None)
-      cut = self.serving.cut - before
-    if cut:
-      warnings.warn(
-        f'{cut:,} of {len(examples):,} {where} were longer than any in training and were cut at '
-        f'{self.serving.bucket_lengths[-1]} tokens',
-        stacklevel=4,
+  def _batches(self, examples: Sequence[Any], where: str, first: int = 0) -> serving.Batches:
+    """The batches of some inputs, of which `first` says the number in messages."""
+    made = self.serving.batches(examples, where, first)
+    if made.cut:
+      with self._lock:
+        self.cut += made.cut
+      _warn(
+        f'{made.cut:,} of {len(examples):,} {where} were longer than any in training and were cut '
+        f'at {self.serving.bucket_lengths[-1]} tokens'
       )
-    if first is not None:
-      yield first
-      yield from batches
+    return made
+
+  def _flow(
+    self, chunks: Iterable[Sequence[Any]], where: str
+  ) -> Iterator[tuple[Sequence[Any], serving.Batch | None, dict[str, '_Result'] | None]]:
+    """Yields a chunk, its batches and results on the host, and Nones where the chunk is done.
+
+    What comes next is encoded while the device computes.
+    """
+    waiting: collections.deque[tuple[Sequence[Any], serving.Batch | None, Any]]
+    waiting = collections.deque()
+    first = 0
+    for chunk in chunks:
+      for batch in self._batches(chunk, where, first).batches:
+        waiting.append((chunk, batch, self._dispatch(batch, where)))
+        while len(waiting) > _AHEAD:
+          of, done, result = waiting.popleft()
+          yield of, done, jax.device_get(result)
+      waiting.append((chunk, None, None))
+      first += len(chunk)
+    for of, done, result in waiting:
+      yield of, done, jax.device_get(result)
+
+  def _dispatch(self, batch: serving.Batch, where: str) -> dict[str, '_Result']:
+    try:
+      return self._step(self._whole, batch.inputs)
+    except (flax.errors.FlaxError, TypeError, ValueError) as error:
+      if self.serving.input.kind != 'array':
+        raise
+      shape = list(batch.inputs.shape[1:])
+      raise errors.DataError(
+        f'{where}: the model cannot read arrays {shape}: it was trained on another shape'
+      ) from error
 
   def _results(
     self, examples: Sequence[Any], where: str
   ) -> Iterator[tuple[serving.Batch, dict[str, '_Result']]]:
-    """Yields batch and results on the host, one batch behind the device."""
-    behind = None
-    for batch in self._batches(examples, where):
-      result = self._step(self._stacked, batch.inputs)
-      if behind is not None:
-        yield behind[0], jax.device_get(behind[1])
-      behind = batch, result
-    if behind is not None:
-      yield behind[0], jax.device_get(behind[1])
+    """Yields batches and their results on the host."""
+    for _, batch, result in self._flow([examples], where):
+      if batch is not None and result is not None:
+        yield batch, result
 
   def _rows(self, task: str, values: Any, batch: serving.Batch) -> list[Any]:
     """The values of each example; of words those of the first token of each."""
@@ -235,21 +282,30 @@ class Trained:
       rows = [row[places] for row, places in zip(rows, batch.starts, strict=True)]
     return rows
 
-  def _predict(
-    self, examples: Sequence[Any], tasks: Sequence[str], probabilities: bool, where: str
-  ) -> Iterator[dict[str, dict[str, Any]]]:
-    found: list[dict[str, dict[str, Any]]] = [{} for _ in examples]
-    for batch, result in self._results(examples, where):
-      for task in tasks:
-        rules, names = self.model.task(task).rules, self.serving.label_names[task]
-        predictions = self._rows(task, result[task].predictions, batch)
-        for index, row in zip(batch.rows, predictions, strict=True):
-          found[index][task] = {'label': rules.read(row, names)}
-        shares = result[task].probabilities
-        if probabilities and shares is not None:
-          for index, row in zip(batch.rows, self._rows(task, shares, batch), strict=True):
-            found[index][task]['probabilities'] = rules.read_probabilities(row, names)
-    yield from found
+  def _read(
+    self,
+    task: str,
+    batch: serving.Batch,
+    result: '_Result',
+    probabilities: bool,
+    chunk: Sequence[Mapping[str, Any]],
+    found: list[dict[str, dict[str, Any]]],
+  ) -> None:
+    """Puts what a batch says of a task where its examples are in `found`."""
+    rules, names = self.model.task(task).rules, self.serving.label_names[task]
+    predictions = self._rows(task, result.predictions, batch)
+    for index, row in zip(batch.rows, predictions, strict=True):
+      found[index][task] = {'label': rules.read(row, names)}
+    if probabilities and result.probabilities is not None:
+      shares = self._rows(task, result.probabilities, batch)
+      for index, row in zip(batch.rows, shares, strict=True):
+        found[index][task]['probabilities'] = rules.read_probabilities(row, names)
+    if rules.per_token:
+      for index in batch.rows:
+        words = chunk[index][self.serving.input.field]
+        count = len(words.split() if isinstance(words, str) else words)
+        for values in found[index][task].values():
+          values += [None] * (count - len(values))
 
 
 def load(
@@ -275,59 +331,13 @@ def load(
   return load_runs(find(workdir, variant=variant, seeds=seeds))
 
 
-def find(
-  workdir: str | Path, *, variant: str = '', seeds: int | Sequence[int] | str | None = None
-) -> list[Path]:
-  """The directories of the runs that `load` would load, for the same arguments."""
-  root = Path(workdir).expanduser()
-  if (root / 'checkpoints').is_dir():
-    return [root]
-  runs = sorted(
-    path.parent for path in (*root.glob('seed_*/checkpoints'), *root.glob('*/seed_*/checkpoints'))
-  )
-  if not runs:
-    raise errors.WorkdirError(
-      f'{workdir} holds no run that was trained; give WORKDIR, WORKDIR/VARIANT or '
-      'WORKDIR/VARIANT/seed_K of python -m mtl_jax.train'
-    )
-  variants = list(dict.fromkeys(run.parent.name for run in runs))
-  if variant and variant not in variants:
-    raise errors.ConfigError(
-      f'no variant {variant!r} in {workdir}{errors.nearest(variant, variants)}'
-    )
-  if not variant and len(variants) > 1:
-    raise errors.ConfigError(
-      f'{workdir} holds several variants: give {root.name}/VARIANT, one of {", ".join(variants)}'
-    )
-  runs = [run for run in runs if run.parent.name == (variant or variants[0])]
-  by_seed = {run.name.removeprefix('seed_'): run for run in runs}
-  if seeds == 'all':
-    return list(by_seed.values())
-  if seeds is None:
-    return [max(runs, key=_validation)]
-  chosen = [str(seed) for seed in (seeds if isinstance(seeds, Sequence) else (seeds,))]
-  for seed in chosen:
-    if seed not in by_seed:
-      raise errors.ConfigError(f'no seed {seed} in {runs[0].parent}{errors.nearest(seed, by_seed)}')
-  return [by_seed[seed] for seed in chosen]
-
-
-def _validation(run: Path) -> float:
-  """The mean of the main metrics on the validation split; the lowest for a run without results."""
-  try:
-    found = json.loads((run / 'results.json').read_text(encoding='utf-8'))['validation']['mean']
-  except (OSError, ValueError, KeyError, TypeError):
-    return -np.inf
-  return found if is_number(found) else -np.inf
-
-
 def load_runs(runs: Sequence[Path]) -> Trained:
   """Loads runs of one variant, by their directories; see `load`."""
   configs = [_config(run) for run in runs]
   config, first = configs[0], runs[0]
-  vocabularies = vocabularies_lib.read(first)
+  vocabularies = _vocabularies(first)
   for run in runs[1:]:
-    if vocabularies_lib.read(run).labels != vocabularies.labels:
+    if _vocabularies(run).labels != vocabularies.labels:
       raise errors.ConfigError(f'{run} has other classes than {first}: they are no ensemble')
   source = sources.of(config['dataset'], config['tasks'])
   specs = {
@@ -340,7 +350,7 @@ def load_runs(runs: Sequence[Path]) -> Trained:
   encoder = serving.Serving(source.input, specs, vocabularies, config['dataset'], pretrained)
   with errors.as_config_errors(f'{first}: '):
     model = build_model(config, encoder)
-  return Trained(config, model, [_params(run) for run in runs], encoder, source)
+  return Trained(config, model, [_params(run, model) for run in runs], encoder, source)
 
 
 def _config(run: Path) -> Plain:
@@ -355,8 +365,15 @@ def _config(run: Path) -> Plain:
   return found
 
 
-def _params(run: Path) -> Any:
-  """The best parameters, as nested dicts."""
+def _vocabularies(run: Path) -> vocabularies_lib.Vocabularies:
+  try:
+    return vocabularies_lib.read(run)
+  except errors.ConfigError as e:
+    raise errors.WorkdirError(str(e)) from e
+
+
+def _params(run: Path, model: MultiTaskModel) -> Any:
+  """The best parameters, as nested dicts; a checkpoint says nothing of those without leaves."""
   tree: dict[str, Any] = {'shared': {}, 'tasks': {}}
   for path, value in checkpoint.read_best(run / 'checkpoints').items():
     parts = path.split('/')
@@ -366,6 +383,11 @@ def _params(run: Path) -> Any:
     for part in parts[1:-1]:
       node = node.setdefault(part, {})
     node[parts[-1]] = value
+  for task in model.task_names:
+    own = tree['tasks'].setdefault(task, {})
+    if encodes_by_task(model):
+      own.setdefault('encoder', {})
+      own.setdefault('head', {})
   return tree
 
 
@@ -387,5 +409,9 @@ class _Unpad:
     return leaf[: self._length] if leaf.ndim > 1 and len(leaf) == self._width else leaf
 
 
-def _first(outputs: Any) -> Any:
-  return jax.tree.map(lambda leaf: leaf[0], outputs)
+def _warn(message: str) -> None:
+  """Warns whoever called this package."""
+  level, frame = 1, sys._getframe()
+  while frame.f_back is not None and frame.f_globals['__name__'].startswith('mtl_jax.'):
+    level, frame = level + 1, frame.f_back
+  warnings.warn(message, stacklevel=level)

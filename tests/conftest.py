@@ -20,6 +20,22 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 
 import jax
+import pytest
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='session')
+def small_run(tmp_path_factory):
+  """Kind -> a `small_runs.Made` of it, made when it is first asked for."""
+  from tests import small_runs
+
+  folder, found = tmp_path_factory.mktemp('small_runs'), {}
+
+  def get(kind):
+    if kind not in found:
+      found[kind] = small_runs.Made(kind, folder / kind)
+    return found[kind]
+
+  return get

@@ -21,7 +21,8 @@ def run(line, monkeypatch):
   """One line of a shell block, in this process."""
   if line.startswith('echo '):
     text, _, line = line.partition(' | ')
-    monkeypatch.setattr(sys, 'stdin', io.StringIO(shlex.split(text)[1] + '\n'))
+    given = io.BytesIO(shlex.split(text)[1].encode() + b'\n')
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(given))
   python, flag, module, *arguments = shlex.split(line)
   assert (python, flag) == ('python', '-m')
   assert commands.main(['', module.removeprefix('mtl_jax.'), *arguments]) == 0, line

@@ -138,15 +138,22 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stack(
-  where: str, spec: specs.InputSpec, items: _labels.Examples, first: np.ndarray | None = None
+  where: str,
+  spec: specs.InputSpec,
+  items: _labels.Examples,
+  first: np.ndarray | None = None,
+  number: int = 0,
 ) -> np.ndarray:
   """Returns uint8 or float32 `[N, ...]`; all like `first`, an example, where that is given.
+
+  In messages the first item has this `number`.
 
   Raises:
     DataError: an example is no array, or of another shape or type than the others.
   """
   stacked: np.ndarray | None = None
-  for index, item in enumerate(items):
+  for place, item in enumerate(items):
+    index = number + place
     if spec.field not in item:
       raise errors.DataError(
         f'{where}, example {index}: no field {spec.field!r}{errors.nearest(spec.field, item)}'
@@ -173,6 +180,6 @@ def stack(
       raise errors.DataError(f'{where}, example {index}: field {spec.field!r} is not finite')
     if stacked is None:
       stacked = np.empty((len(items), *value.shape), value.dtype)
-    stacked[index] = value
+    stacked[place] = value
   assert stacked is not None
   return stacked

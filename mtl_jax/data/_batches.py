@@ -61,6 +61,7 @@ class Encoded(NamedTuple):
     tokenizer: what made the tokens; None where the inputs are arrays.
     pieces: what split words, or None.
     numbers: of inputs that are standardized, mean and standard deviation of each number.
+    pieces_width: of `pieces`, the most of a word; 0 without pieces.
   """
 
   splits: Mapping[str, Sequence[Split]]
@@ -69,6 +70,7 @@ class Encoded(NamedTuple):
   tokenizer: text.Tokenizer | None
   pieces: text.Tokenizer | None
   numbers: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  pieces_width: int = 0
 
 
 def labels(split: Split, rows: np.ndarray, size: int, width: int) -> Batch:

@@ -109,6 +109,7 @@ def inputs(
   examples: Sequence[Mapping[str, Any]],
   as_words: bool,
   clean: Callable[[str], str] = str,
+  first: int = 0,
 ) -> list[Any]:
   """Returns the input of each example: a string, two of them, or a list of words with `as_words`.
 
@@ -117,14 +118,15 @@ def inputs(
     spec: what is read.
     examples: each with the fields of the input.
     as_words: whether texts are split at blanks.
-    clean: what is made of each text, or of each word of a list, first.
+    clean: what is made of each text, or of each word of a list, before it is split.
+    first: the number of the first example, for messages.
 
   Raises:
     DataError: an example has no such field, one of the wrong type or with a lone surrogate, or no
       words in it.
   """
   result: list[Any] = []
-  for index, example in enumerate(examples):
+  for index, example in enumerate(examples, first):
     if spec.field not in example:
       raise errors.DataError(
         f'{where}, example {index}: no field {spec.field!r}{errors.nearest(spec.field, example)}'

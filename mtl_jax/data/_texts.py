@@ -120,7 +120,8 @@ def encode(
     train_lengths, longest, options['buckets'], options['bucket_lengths']
   )
   assembler = Assembler(tokenizer.pad_id, table)
-  return _batches.Encoded(splits, assembler, buckets, tokenizer, pieces)
+  width = 0 if table is None else table.shape[1]
+  return _batches.Encoded(splits, assembler, buckets, tokenizer, pieces, pieces_width=width)
 
 
 def _kind(spec: specs.InputSpec, options: Mapping[str, Any], pretrained: bool) -> str:
@@ -140,6 +141,7 @@ def serve(
   known: vocabularies.Vocabularies,
   examples: _labels.Examples,
   pretrained: bool,
+  first: int = 0,
 ) -> tuple[_encode.Split, Assembler, bool]:
   """Returns inputs without labels as tokens, what makes batches of them, and whether as words.
 
@@ -150,6 +152,7 @@ def serve(
     known: the vocabularies of the run that reads them.
     examples: at least one.
     pretrained: whether the tokenizer is one that the encoder brought.
+    first: the number of the first example in messages.
 
   Raises:
     DataError: an example is not what `spec` says.
@@ -157,16 +160,17 @@ def serve(
   assert known.tokenizer is not None
   as_words = _as_words(spec, _kind(spec, options, pretrained))
   tidy = clean.cleaner(options['normalize'])
-  inputs = {where: [_encode.inputs(where, spec, examples, as_words, tidy)]}
+  inputs = {where: [_encode.inputs(where, spec, examples, as_words, tidy, first)]}
   table = None
   if as_words:
     splits, table = _words(
       {where: where}, options, inputs, {where: [{}]}, known.tokenizer, known.pieces
     )
-    if table is not None:  # of one width for all, so that nothing is compiled again
-      width = options['max_pieces'] or -(-table.shape[1] // 8) * 8
+    # Of one width for all, so that nothing is compiled again. An encoder may see where the table
+    # ends, so that it is that of training, where that is known.
+    if table is not None and (width := known.pieces_width or options['max_pieces']):
       more = max(0, width - table.shape[1])
-      table = np.pad(table, ((0, 0), (0, more)), constant_values=text.PAD_ID)
+      table = np.pad(table[:, :width], ((0, 0), (0, more)), constant_values=text.PAD_ID)
   else:
     splits = _strings(options, inputs, {where: [{}]}, known.tokenizer, bool(spec.pair))
   return splits[where][0], Assembler(known.tokenizer.pad_id, table), as_words

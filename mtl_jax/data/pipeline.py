@@ -233,6 +233,7 @@ def from_examples(
       encoded.bucket_lengths,
       encoded.numbers,
       fitted,
+      encoded.pieces_width,
     ),
     encoded.assembler,
     encoded.bucket_lengths,

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtl_jax.data import _arrays, _batches, _labels, _ragged, _texts, known, specs
+from mtl_jax import errors
+from mtl_jax.data import _arrays, _batches, _encode, _labels, _ragged, _texts, known, specs
 from mtl_jax.data import vocabularies as vocabularies_lib
 from mtl_jax.data.pipeline import DEFAULTS
 
@@ -30,12 +31,23 @@ class Batch(NamedTuple):
   starts: list[np.ndarray] | None
 
 
+class Batches(NamedTuple):
+  """The batches of some inputs.
+
+  Attributes:
+    cut: how many of the inputs were cut, since they were longer than any in training.
+    batches: short inputs first.
+  """
+
+  cut: int
+  batches: Iterator[Batch]
+
+
 class Serving(known.Known):
-  """Encodes new inputs as those of a run's training were.
+  """Encodes new inputs as those of a run's training were. Safe for threads.
 
   Attributes:
     input: what a model reads.
-    cut: how many inputs were cut so far, since they were longer than any in training.
   """
 
   def __init__(
@@ -58,7 +70,6 @@ class Serving(known.Known):
     buckets = vocabularies.buckets or ((vocabularies.longest,) if vocabularies.longest else (1,))
     super().__init__(task_specs, vocabularies, buckets)
     self.input = input_spec
-    self.cut = 0
     longest = buckets[-1] if vocabularies.tokenizer is not None else 0
     self._options = DEFAULTS | dict(options) | {'max_length': longest}
     self._pretrained = pretrained
@@ -83,22 +94,22 @@ class Serving(known.Known):
       return np.split(made.values, made.offsets[1:-1])
     return list(made)
 
-  def batches(self, examples: Sequence[Mapping[str, Any]], where: str) -> Iterator[Batch]:
-    """Returns the batches of some inputs, short ones first.
+  def batches(self, examples: Sequence[Mapping[str, Any]], where: str, first: int = 0) -> Batches:
+    """Returns the batches of some inputs.
 
     Args:
       examples: each with the fields of the input.
       where: what messages call them.
+      first: the number of the first one in messages.
 
     Raises:
       DataError: one has no such field, or not of its type.
     """
     if not len(examples):
-      return
+      return Batches(0, iter(()))
     if self.input.kind == 'array':
-      values = _arrays.stack(where, self.input, examples)
-      yield from self._of_arrays(values)
-      return
+      values = _arrays.stack(where, self.input, examples, number=first)
+      return Batches(0, self._of_arrays(where, values, first))
     split, assembler, as_words = _texts.serve(
       where,
       self.input,
@@ -106,8 +117,13 @@ class Serving(known.Known):
       self.vocabularies,
       examples,
       self._pretrained,
+      first,
     )
-    self.cut += split.truncated
+    return Batches(split.truncated, self._of_texts(split, assembler, as_words))
+
+  def _of_texts(
+    self, split: _encode.Split, assembler: _texts.Assembler, as_words: bool
+  ) -> Iterator[Batch]:
     bucket = _batches.bucket_of(split, self.bucket_lengths)
     order = np.argsort(bucket, kind='stable')
     for rows, size in _cut_up(order, bucket):
@@ -116,12 +132,16 @@ class Serving(known.Known):
       starts = split.word_starts(rows.tolist()) if as_words else None
       yield Batch(batch['inputs'], rows, starts)
 
-  def _of_arrays(self, values: np.ndarray) -> Iterator[Batch]:
+  def _of_arrays(self, where: str, values: np.ndarray, first: int) -> Iterator[Batch]:
     mean, std = (
       np.array(x or (y,), np.float32) for x, y in ((self.input.mean, 0), (self.input.std, 1))
     )
     if self.vocabularies.numbers is not None:
       mean, std = (np.array(part, np.float32) for part in self.vocabularies.numbers)
+      if values.shape[-1] != len(mean):
+        raise errors.DataError(
+          f'{where}, example {first}: {values.shape[-1]} numbers, and the model reads {len(mean)}'
+        )
     split = _arrays.Split(values, mean, std, {}, {})
     for rows, size in _cut_up(np.arange(len(values)), np.zeros(len(values), np.int64)):
       yield Batch(_arrays.assemble(split, rows, size, 1)['inputs'], rows, None)

@@ -22,6 +22,8 @@ class Vocabularies:
     buckets: the lengths that batches were padded to; (): not known.
     numbers: of inputs that are standardized, mean and standard deviation of each number; or None.
     fitted: task -> what its kind took from the training labels, `Kind.fit`, where that is anything.
+    pieces_width: the most pieces that a word had, at most `dataset.max_pieces`; 0: none, or not
+      known.
   """
 
   tokenizer: text.Tokenizer | None
@@ -31,6 +33,7 @@ class Vocabularies:
   buckets: tuple[int, ...] = ()
   numbers: tuple[tuple[float, ...], tuple[float, ...]] | None = None
   fitted: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+  pieces_width: int = 0
 
   def write(self, workdir: str | Path) -> None:
     """Writes `vocabulary.json` and the tokenizers, `tokenizer.json` and `pieces.json`."""
@@ -50,6 +53,8 @@ class Vocabularies:
       content['numbers'] = self.numbers
     if self.fitted:
       content['fitted'] = self.fitted
+    if self.pieces_width:
+      content['pieces_width'] = self.pieces_width
     files.write(
       workdir / 'vocabulary.json', json.dumps(content, indent=2, ensure_ascii=False) + '\n'
     )
@@ -68,6 +73,7 @@ def read(workdir: str | Path) -> Vocabularies:
     tokenizer, pieces = content['tokenizer'], content['pieces']
     longest = int(content.get('longest', 0))
     buckets = tuple(map(int, content.get('buckets', ())))
+    width = int(content.get('pieces_width', 0))
     numbers = content.get('numbers')
     fitted = {task: dict(found) for task, found in content.get('fitted', {}).items()}
     if numbers is not None:
@@ -83,6 +89,7 @@ def read(workdir: str | Path) -> Vocabularies:
     buckets,
     numbers,
     fitted,
+    width,
   )
 
 

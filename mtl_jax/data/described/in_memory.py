@@ -29,11 +29,13 @@ def write(workdir: str | os.PathLike[str], name: str, data: Any) -> dict[str, st
   Raises:
     ConfigError: another split than train, validation and test.
     DataError: there are no rows, or a row is no dict.
+    WorkdirError: runs in the directory were trained on other rows; these stay as they are.
   """
   if not name.isidentifier():
     raise errors.ConfigError(f'dataset.files: {name!r} cannot name a file; use letters and digits')
   by_split = data if isinstance(data, Mapping) else {'train': data}
   folder = Path(workdir).expanduser() / 'data'
+  contents: dict[Path, bytes] = {}
   found: dict[str, str] = {}
   for split, rows in by_split.items():
     if split not in options.ROLES:
@@ -45,11 +47,19 @@ def write(workdir: str | os.PathLike[str], name: str, data: Any) -> dict[str, st
       raise errors.DataError(f'data: table {name!r}, {split}: there are no rows')
     arrays = any(isinstance(value, np.ndarray) for value in records[0].values())
     path = folder / f'{name}.{split}.{"npz" if arrays else "jsonl"}'
-    content = _packed(records) if arrays else _lines(records)
+    contents[path] = _packed(records) if arrays else _lines(records)
+    found[split] = str(path)
+  begun = any(folder.parent.glob('*/seed_*/checkpoints/*'))
+  for path, content in contents.items():
+    if begun and path.is_file() and path.read_bytes() != content:
+      raise errors.WorkdirError(
+        f'data: the runs in {folder.parent} were trained on other rows than these, which are in '
+        f'{path}. Choose another workdir, or remove that directory.'
+      )
+  for path, content in contents.items():
     if not (path.is_file() and path.read_bytes() == content):
       folder.mkdir(parents=True, exist_ok=True)
       files.write(path, content)
-    found[split] = str(path)
   return found
 
 

@@ -46,6 +46,7 @@ class Described:
     self.columns = columns_of
     self.input = input_spec
     self.notes: dict[str, int] = {}
+    self._read_of: dict[tuple[str, ...], tuple[str, ...]] = {}  # file and its columns -> inputs
     self.tasks = {
       task: specs.TaskSpec(
         rules[task], task, (), tuple(given['labels']) or None, weight_field=given['weight_column']
@@ -80,9 +81,11 @@ class Described:
     Raises:
       ValueError: it cannot be read; the message says why.
     """
-    given = self.files[file]
-    names = columns.matching(given['input'], row, f'dataset.files.{file}.input')
-    return columns.read_input(row, names, given['input_kind'])
+    given, key = self.files[file], (file, *row)
+    if key not in self._read_of:
+      where = f'dataset.files.{file}.input'
+      self._read_of[key] = columns.matching(given['input'], row, where)
+    return columns.read_input(row, self._read_of[key], given['input_kind'])
 
   def file_with(self, row: Mapping[str, Any]) -> str:
     """The name of the file that a row is like: the first whose input it has.

@@ -194,11 +194,14 @@ def _as_spans(value: Any, extra: _Extra) -> Any:
   tags = (
     isinstance(value, list)
     and len(value) == len(extra.words)
-    and all(isinstance(tag, str) and re.fullmatch(r'O|[BI]-.+', tag, re.DOTALL) for tag in value)
+    and all(
+      tag is None or (isinstance(tag, str) and re.fullmatch(r'O|[BI]-.+', tag, re.DOTALL))
+      for tag in value
+    )
   )
   if not tags:
     return value
-  spans = _spans(value, extra.words)
+  spans = _spans([tag or 'O' for tag in value], extra.words)
   if isinstance(extra.like, dict):
     keys = next(keys for keys in _ENDS if keys[0] in extra.like)
     return [dict(zip((*keys, 'label'), span, strict=True)) for span in spans]
