@@ -37,6 +37,6 @@ def test_vocabularies_and_new_inputs_are_clean():
   assert {'[URL]', '[USER]', '&', '<3'} <= set(words)
   assert '&amp;' not in words
   made = serving.Serving(spec, tasks, data.vocabularies, options)
-  (batch,) = made.batches([{'text': 'see http://new.example @carl'}], 'inputs')
+  (batch,) = made.batches([{'text': 'see http://new.example @carl'}], 'inputs').batches
   ids = batch.inputs['tokens'][0][batch.inputs['mask'][0]].tolist()
   assert ids == [words['see'], words['[URL]'], words['[USER]']]
