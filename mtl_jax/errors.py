@@ -57,6 +57,8 @@ def no_text(value: Any) -> str:
   >>> no_text('a\\ud800b')
   "has a lone surrogate, half of a character, at place 1: 'a\\\\ud800b'"
   """
+  if isinstance(value, str) and value.isascii():
+    return ''
   for text in value if isinstance(value, list | tuple) else (value,):
     try:
       if isinstance(text, str):

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from mtl_jax import errors, kinds
+from mtl_jax.later import Later
+
+stats = Later('scipy.stats')
 
 
 class Scored(NamedTuple):

@@ -32,7 +32,7 @@ from mtl_jax.run import directories
 find = directories.find
 
 _CHUNK = 4096  # inputs that are tokenized and sorted at once
-_AHEAD = 2  # batches that the device may be given before one is read from it
+_AHEAD = 24  # batches that the device is given ahead: enough while chunks are read and written
 
 
 class Trained:

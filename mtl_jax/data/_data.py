@@ -5,14 +5,16 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 
 from mtl_jax import errors
 from mtl_jax.data import _arrays, _batches, _encode, _meetings, _mixing, augment, known, specs
 from mtl_jax.data import vocabularies as vocabularies_lib
+
+if TYPE_CHECKING:
+  import grain
 
 
 class Data(known.Known):
@@ -166,7 +168,7 @@ class Data(known.Known):
     mean = sum(share * count for share, count in zip(shares, rows, strict=True))
     return max(1, int(self.num_examples['train'] / mean))
 
-  def train(self, start: int = 0, threads: int = 1, prefetch: int = 8) -> grain.DatasetIterator:
+  def train(self, start: int = 0, threads: int = 1, prefetch: int = 8) -> 'grain.DatasetIterator':
     """Returns the endless stream of training batches.
 
     Its `get_state` and `set_state`, and grain's checkpoint handlers, save and restore the place.
@@ -177,6 +179,8 @@ class Data(known.Known):
         do not depend on it.
       prefetch: how many batches are kept ready.
     """
+    import grain  # takes long, and is for training alone
+
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
     iterator = iter(grain.MapDataset.source(self._training).to_iter_dataset(options))
     if start:

@@ -7,9 +7,11 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from mtl_jax.data import _labels, _ragged
+from mtl_jax.later import Later
+
+stats = Later('scipy.stats')
 
 APART = 0.2
 """How far a task's share of the batches of one bucket may be from its share of the data, relative

@@ -23,7 +23,8 @@ class Batch(NamedTuple):
   Attributes:
     inputs: what a model reads, of `_SIZES` rows.
     rows: int64 `[n]`: which of the inputs the first n rows are.
-    starts: of each of them, the places of the first token of each word; None for arrays.
+    starts: of each of them, the places of the first token of each word; None where no task labels
+      words.
   """
 
   inputs: Any
@@ -119,17 +120,18 @@ class Serving(known.Known):
       self._pretrained,
       first,
     )
-    return Batches(split.truncated, self._of_texts(split, assembler, as_words))
+    words = as_words and any(spec.rules.per_token for spec in self.specs.values())
+    return Batches(split.truncated, self._of_texts(split, assembler, words))
 
   def _of_texts(
-    self, split: _encode.Split, assembler: _texts.Assembler, as_words: bool
+    self, split: _encode.Split, assembler: _texts.Assembler, words: bool
   ) -> Iterator[Batch]:
     bucket = _batches.bucket_of(split, self.bucket_lengths)
     order = np.argsort(bucket, kind='stable')
     for rows, size in _cut_up(order, bucket):
       width = self.bucket_lengths[bucket[rows[-1]]]
       batch = assembler(split, rows, size, width)
-      starts = split.word_starts(rows.tolist()) if as_words else None
+      starts = split.word_starts(rows.tolist()) if words else None
       yield Batch(batch['inputs'], rows, starts)
 
   def _of_arrays(self, where: str, values: np.ndarray, first: int) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ Batches are made elsewhere.
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -113,6 +114,18 @@ class Tokenizer:
     """Whether each id is a whole word."""
     return self.kind != 'characters' and isinstance(self.backend.model, models.WordLevel)
 
+  def _cutting(self, max_length: int) -> tokenizers.Tokenizer:
+    """The backend with a bound; made once, since it is parsed anew."""
+    if max_length not in self._bounded:
+      backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+      backend.enable_truncation(max_length, strategy='longest_first')
+      self._bounded[max_length] = backend
+    return self._bounded[max_length]
+
+  @functools.cached_property
+  def _bounded(self) -> dict[int, tokenizers.Tokenizer]:
+    return {}
+
   def encode_framed(self, texts: Sequence[str | tuple[str, str]], max_length: int = 0) -> Framed:
     """Returns the ids of each text, or pair of texts, with its frame.
 
@@ -124,10 +137,7 @@ class Tokenizer:
     Raises:
       DataError: a text has a lone surrogate.
     """
-    backend = self.backend
-    if max_length:
-      backend = tokenizers.Tokenizer.from_str(backend.to_str())
-      backend.enable_truncation(max_length, strategy='longest_first')
+    backend = self._cutting(max_length) if max_length else self.backend
     ids: list[Sequence[int]] = []
     segments: list[Sequence[int]] = []
     truncated = 0

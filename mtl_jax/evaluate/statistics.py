@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+
+from mtl_jax.later import Later
+
+stats = Later('scipy.stats')
 
 Examples = np.ndarray | Sequence[Any]
 """Something of each of N examples: an array `[N, ...]`, or a list, as of sentences."""

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn import metrics as sklearn
 
 from mtl_jax import heads
 from mtl_jax.kinds import ranking
 from mtl_jax.kinds.kind import UNKNOWN, Kind, Metric, Names, are_amounts, is_class, read_class
+from mtl_jax.later import Later
+
+sklearn = Later('sklearn.metrics')
 
 
 def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn import metrics as sklearn
 
 from mtl_jax import heads
 from mtl_jax.kinds import ranking
 from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class, read_class
+from mtl_jax.later import Later
+
+sklearn = Later('sklearn.metrics')
 
 
 def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+
+from mtl_jax.later import Later
+
+stats = Later('scipy.stats')
 
 
 def roc_auc(positive: np.ndarray, scores: np.ndarray) -> float | None:

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from scipy import stats
-from sklearn import metrics as sklearn
 
 from mtl_jax import heads
 from mtl_jax.kinds.kind import Kind, Metric, Names, are_amounts, numbers_of, shortest
+from mtl_jax.later import Later
+
+sklearn, stats = Later('sklearn.metrics'), Later('scipy.stats')
 
 
 def squared_error(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -128,8 +129,8 @@ class Regression(Kind):
     return {
       'mse': Metric(lambda y, p, _: sklearn.mean_squared_error(y, p), False, False),
       'mae': Metric(lambda y, p, _: sklearn.mean_absolute_error(y, p), False, False),
-      'pearson': Metric(_correlation(stats.pearsonr)),
-      'spearman': Metric(_correlation(stats.spearmanr)),
+      'pearson': Metric(_correlation('pearsonr')),
+      'spearman': Metric(_correlation('spearmanr')),
       'rmse': Metric(lambda y, p, _: np.sqrt(sklearn.mean_squared_error(y, p)), False, False),
       'r2': Metric(_r2, fraction=False),
     }
@@ -148,11 +149,11 @@ class Regression(Kind):
     return shortest(prediction)
 
 
-def _correlation(correlate: Callable[..., Any]) -> Callable[[Any, Any, Names], float]:
+def _correlation(name: str) -> Callable[[Any, Any, Names], float]:
   def function(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float:
     if np.ptp(targets) == 0 or np.ptp(predictions) == 0:
       return 0.0
-    return correlate(targets, predictions).statistic
+    return getattr(stats, name)(targets, predictions).statistic
 
   return function
 

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import metrics as sklearn
 
 from mtl_jax import heads
 from mtl_jax.kinds.classification import softmax_cross_entropy
 from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class, read_class, shortest
+from mtl_jax.later import Later
+
+sklearn = Later('sklearn.metrics')
 
 # How each scheme marks the first token of a span, one inside, the last, and one that is alone.
 _MARKS = {'conlleval': 'BIIB', 'IOB2': 'BIIB', 'IOBES': 'BIES', 'BILOU': 'BILU'}

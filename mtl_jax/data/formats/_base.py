@@ -213,6 +213,8 @@ def as_text(value: Any) -> str:
   """Returns a value as a field of text: None as nothing, lists and mappings as JSON."""
   if isinstance(value, str):
     return value
+  if type(value) is float:
+    return str(value) if math.isfinite(value) else ''
   value = plain(value)
   if value is None:
     return ''
