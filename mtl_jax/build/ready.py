@@ -73,7 +73,7 @@ def _check_values(chosen: str, data: pipeline.Data) -> None:
   for split, tasks in none.items():
     if tasks:
       _LOG.warning(
-        'no value on the %s split, whose labels are all of one class: %s',
+        'no value on the %s split, whose labels are all of one class, or unknown: %s',
         split,
         _listed([f'{t}.{data.specs[t].metrics[0]}' for t in tasks], 'tasks'),
       )

@@ -79,7 +79,7 @@ def test_rankings_of_one_class(caplog):
   assert messages(caplog, run(), both) == [
     (
       'WARNING',
-      f'no value on the {split} split, whose labels are all of one class: tone.pr_auc',
+      f'no value on the {split} split, whose labels are all of one class, or unknown: tone.pr_auc',
     )
     for split in ('validation', 'test')
   ]
