@@ -143,6 +143,7 @@ def fit(
   Raises:
     ConfigError: the config and the tables do not fit.
     DataError: a row is malformed.
+    WorkdirError: the work directory holds a run on other rows, or of another config.
 
   Example:
     >>> rows = [{'text': 'late again', 'mood': 'bad'}, ...]  # doctest: +SKIP

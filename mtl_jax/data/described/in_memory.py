@@ -29,6 +29,7 @@ def write(workdir: str | os.PathLike[str], name: str, data: Any) -> dict[str, st
   Raises:
     ConfigError: another split than train, validation and test.
     DataError: there are no rows, or a row is no dict.
+    WorkdirError: a run in the directory is of other rows.
   """
   if not name.isidentifier():
     raise errors.ConfigError(f'dataset.files: {name!r} cannot name a file; use letters and digits')
@@ -46,7 +47,13 @@ def write(workdir: str | os.PathLike[str], name: str, data: Any) -> dict[str, st
     arrays = any(isinstance(value, np.ndarray) for value in records[0].values())
     path = folder / f'{name}.{split}.{"npz" if arrays else "jsonl"}'
     content = _packed(records) if arrays else _lines(records)
-    if not (path.is_file() and path.read_bytes() == content):
+    there = path.is_file()
+    if not (there and path.read_bytes() == content):
+      if there and any(folder.parent.glob('*/seed_*/config.json')):
+        raise errors.WorkdirError(
+          f'{folder.parent} holds a run on other rows (table {name!r}, {split}). Choose another '
+          'workdir, or remove that directory.'
+        )
       folder.mkdir(parents=True, exist_ok=True)
       files.write(path, content)
     found[split] = str(path)
