@@ -20,6 +20,11 @@ from mtl_jax.kinds import (
 ElementwiseLoss = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
 
 
+def is_name(text: str) -> bool:
+  """Whether a task may be called so: an identifier, and none of the keys of a batch."""
+  return text.isidentifier() and text not in ('inputs', 'targets', 'mask')
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
   """One task.
@@ -58,7 +63,7 @@ class Task:
   class_weights: tuple[float, ...] | None = None
 
   def __post_init__(self) -> None:
-    if not self.name.isidentifier() or self.name in ('inputs', 'targets', 'mask'):
+    if not is_name(self.name):
       raise ValueError(
         f'A task cannot be called {self.name!r}: give it a Python identifier other than inputs, '
         'targets and mask.'

@@ -243,6 +243,16 @@ def test_the_mean_stands_for_the_joint_match_of_own_inputs(tmp_path):
   assert table.rows[0].cells['mean'].mean == 0.5
 
 
+def test_a_metric_without_a_value_has_a_note_for_a_column(tmp_path):
+  write_run(tmp_path, 'a', 0, {'pos': 0.5, 'rule': None})
+  (table,) = report.tables(report.load([tmp_path]))
+  assert [c.key for c in table.columns] == ['pos.micro_f1']
+  assert table.notes[1].startswith('No value on this split: rule.')
+  write_run(tmp_path, 'b', 0, {'pos': 0.5, 'rule': 0.5})
+  (table,) = report.tables(report.load([tmp_path]))
+  assert not any('No value' in note for note in table.notes)
+
+
 def test_published_means_have_a_column_beside_the_joint_match(tmp_path):
   both = {'pos': 0.5, 'rule': 0.3}
   split = {'metrics': {'pos': {'micro_f1': 0.5}, 'rule': {'accuracy': 0.3}}, 'mean': 0.4}

@@ -104,7 +104,7 @@ def _class_weights(name: str, given: Sequence[Any], data: Known) -> tuple[float,
   if not given or not isinstance(data, pipeline.Data):  # without examples nothing is trained
     return None
   if tuple(given) == BALANCED:
-    return data.specs[name].rules.balanced(data.training_targets(name), len(names))
+    return data.specs[name].rules.balanced(data.targets('train', name), len(names))
   if len(given) != len(names):
     raise errors.ConfigError(
       f'tasks.{name}.class_weights: need {len(names)} numbers, one a class '

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_jax import errors, metrics
+import numpy as np
+
+from mtl_jax import errors, kinds, metrics
 from mtl_jax.data import pipeline
 
 _LOG = logging.getLogger(__name__)
@@ -22,7 +24,8 @@ def check(run: Mapping[str, Any], data: pipeline.Data) -> None:
   Raises:
     ConfigError: there is no test split for `eval.test`, or the labels are not such as a metric
       needs.
-    DataError: there is no validation split, or it has no labels for the metric that selects.
+    DataError: there is no validation split, or it has no labels for the metric that selects, or
+      such as give it no value.
   """
   if 'validation' not in data.num_examples:
     raise errors.DataError(
@@ -44,7 +47,49 @@ def check(run: Mapping[str, Any], data: pipeline.Data) -> None:
       f'the validation split of data set {data.name!r} has no labels that {metric!r} could be '
       'computed from; choose another train.early_stopping.metric'
     )
+  _check_values(metric, data)
   _tell_meetings(run, data)
+
+
+def _check_values(chosen: str, data: pipeline.Data) -> None:
+  """Raises DataError if rankings that select have no value; tells of others that have none."""
+  none = {
+    split: [t for t, spec in data.specs.items() if _one_sided(data, split, t, spec.metrics[0])]
+    for split in ('validation', 'test')
+    if split in data.num_examples
+  }
+  task, _, metric = chosen.partition('.')
+  labelled = [name for name, count in data.labelled('validation').items() if count]
+  if chosen == 'mean':
+    empty = set(labelled) <= set(none['validation'])
+  else:
+    empty = task in data.specs and _one_sided(data, 'validation', task, metric)
+  if empty:
+    raise errors.DataError(
+      f'the validation labels of {", ".join(none["validation"][:_SHOWN]) or task} are all of one '
+      f'class, so that {chosen!r} has no value to choose the best parameters by: hold out more of '
+      'the examples, stratify by that column, or choose another train.early_stopping.metric'
+    )
+  for split, tasks in none.items():
+    if tasks:
+      _LOG.warning(
+        'no value on the %s split, whose labels are all of one class, or unknown: %s',
+        split,
+        _listed([f'{t}.{data.specs[t].metrics[0]}' for t in tasks], 'tasks'),
+      )
+
+
+def _one_sided(data: pipeline.Data, split: str, task: str, metric: str) -> bool:
+  """Whether a ranking has no value on the labels that there are, whatever the scores."""
+  rules, names = data.specs[task].rules, data.label_names[task]
+  if type(rules) not in kinds.KINDS.values() or not rules.metrics[metric].needs_scores:
+    return False
+  if not data.labelled(split).get(task):
+    return False
+  targets = data.targets(split, task)
+  targets = targets[rules.labelled(targets)]
+  scores = np.zeros((len(targets), len(names)), np.float32)
+  return rules.metrics[metric].function(targets, scores, names) is None
 
 
 def _tell_meetings(run: Mapping[str, Any], data: pipeline.Data) -> None:
@@ -69,6 +114,6 @@ def _tell_meetings(run: Mapping[str, Any], data: pipeline.Data) -> None:
     )
 
 
-def _listed(items: list[str]) -> str:
-  more = f', and {len(items) - _SHOWN} more pairs' if len(items) > _SHOWN else ''
+def _listed(items: list[str], of: str = 'pairs') -> str:
+  more = f', and {len(items) - _SHOWN} more {of}' if len(items) > _SHOWN else ''
   return ', '.join(items[:_SHOWN]) + more

@@ -14,6 +14,7 @@ from ml_collections import config_dict
 from mtl_jax import config as config_lib
 from mtl_jax import errors, files, plain
 from mtl_jax.config import fit, shipped, toml
+from mtl_jax.data import described
 
 EXIT_CODES: dict[type[Exception], int] = {
   errors.ConfigError: 2,
@@ -109,7 +110,9 @@ def _flags(arguments: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str
     argument = left.pop(0)
     match = re.fullmatch(r'--?([^-=][^=]*)(?:=(.*))?', argument, re.DOTALL)
     if match is None:
-      raise errors.ConfigError(f'unexpected argument {argument!r}. See --help.')
+      config_file = argument.endswith(('.toml', '.py'))
+      meant = f'; did you mean --config={argument}?' if config_file else '.'
+      raise errors.ConfigError(f'unexpected argument {argument!r}{meant} See --help.')
     name, value = match.groups()
     if name.startswith('noconfig.') and value is None:
       yield name[len('no') :], 'false'
@@ -137,7 +140,11 @@ def _override(config: config_dict.ConfigDict, key: str, text: str | None) -> Non
   if text is None and not isinstance(base, bool):
     raise errors.ConfigError(f'--config.{key} needs a value: --config.{key}=VALUE')
   try:
-    node[last] = _convert(text or '', base) if text is not None else True
+    if sections[:2] == ['dataset', 'files'] and last in described.ROLES:
+      with node.ignore_type():  # a share may become a path, and a path a share
+        node[last] = _share_or_paths(text or '')
+    else:
+      node[last] = _convert(text or '', base) if text is not None else True
   except (ValueError, TypeError):
     raise errors.ConfigError(f'config.{key}: need {fit.describe(base)}, not {text!r}') from None
 
@@ -162,6 +169,14 @@ def _convert(text: str, base: Any) -> Any:
   if not all(isinstance(item, int | float | str | tuple | list) for item in items):
     raise ValueError(text)
   return type(base)(items)
+
+
+def _share_or_paths(text: str) -> Any:
+  """Returns the number that a text is, or the paths that it names."""
+  try:
+    return float(text)
+  except ValueError:
+    return _convert(text, ())
 
 
 def _check_shadowed(

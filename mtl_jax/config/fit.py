@@ -9,6 +9,7 @@ from mtl_jax import errors, kinds, options
 from mtl_jax.config import sections
 from mtl_jax.data import described
 from mtl_jax.plain import Plain, is_int, is_number, is_section, plain
+from mtl_jax.tasks import is_name
 
 COMMON: Plain = options.defaults(sections.Task)
 """The options of every task."""
@@ -55,6 +56,11 @@ def merge_task(name: str, given: Any) -> Plain:
   """Returns the options of a task, with the values of `given`."""
   if not is_section(given):
     raise errors.ConfigError(f'tasks.{name}: need {describe({})}, not {given!r}')
+  if not is_name(name):
+    raise errors.ConfigError(
+      f'tasks.{name}: a task is called by letters, digits and _, and not inputs, targets or mask; '
+      f'give it such a name, and column = {name!r} where that is the name of a column'
+    )
   return merge(f'tasks.{name}', task_section(), given)
 
 

@@ -25,7 +25,8 @@ def load(name: str, argument: Sequence[str] = ()) -> config_dict.ConfigDict:
     with open(name, 'rb') as file:
       given = tomllib.load(file)
   except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-    raise errors.ConfigError(f'{name} is no TOML: {e}') from None
+    hint = '; texts stand in quotes' if 'Invalid value' in str(e) else ''
+    raise errors.ConfigError(f'{name} is no TOML: {e}{hint}') from None
   except OSError as e:
     raise errors.ConfigError(f'{name} cannot be read: {e.strerror or e}') from None
   try:

@@ -234,9 +234,9 @@ class Data(known.Known):
     assert isinstance(part, _encode.Split)
     return part.word_starts(examples.tolist())
 
-  def training_targets(self, task: str) -> np.ndarray:
-    """The labels of a task that are learned from, as encoded; those of tokens one after another."""
-    target = self._splits['train'][task if self.own_inputs else ''].targets[task]
+  def targets(self, split: str, task: str) -> np.ndarray:
+    """The labels of a task in a split, as encoded; those of tokens one after another."""
+    target = self._splits[split][task if self.own_inputs else ''].targets[task]
     return target if isinstance(target, np.ndarray) else target.values
 
   def labelled(self, split: str) -> dict[str, int]:

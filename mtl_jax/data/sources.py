@@ -101,8 +101,15 @@ class DataSet(abc.ABC):
     return self.OWNER
 
   def read(self) -> Examples:
-    """The examples."""
-    return self.examples()
+    """The examples; DataError for what is no dict with a split to train on."""
+    found = self.examples()
+    if not isinstance(found, Mapping) or 'train' not in found:
+      what = list(found) if isinstance(found, Mapping) else f'a {type(found).__name__}'
+      raise errors.DataError(
+        f'data set {self.name!r}: examples() should return a dict of lists, with the keys train, '
+        f'validation and mostly test, not {what}'
+      )
+    return found
 
 
 class Built:
@@ -154,7 +161,10 @@ def _own(name: str) -> DataSet:
     found = dotted.load(name, 'data set')
   except ValueError as error:
     raise errors.ConfigError(f'dataset.name: {error}') from error.__cause__
-  made = found() if isinstance(found, type) and issubclass(found, DataSet) else found
+  derived = isinstance(found, type) and issubclass(found, DataSet)
+  if derived and found.__abstractmethods__:
+    raise errors.ConfigError(f'dataset.name: {name!r} needs a method examples()')
+  made = found() if derived else found
   if not isinstance(made, DataSet):
     raise errors.ConfigError(
       f'dataset.name: {name!r} is no mtl_jax.data.DataSet, nor a class derived from it'

@@ -95,7 +95,8 @@ def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool, co
     for entry in experiment.entries
   }
   deltas, notes = _deltas(experiment, values)
-  columns = [c for c in columns if any(v[c.key] for v in values.values())]
+  empty = [c.key for c in columns if not any(v[c.key] for v in values.values())]
+  columns = [c for c in columns if c.key not in empty]
   paper = _published(experiment)
   if any(c.key == JOINT for c in columns) and not any(
     MEAN in row for row in paper['rows'].values()
@@ -118,6 +119,9 @@ def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool, co
   opening = f'{split.capitalize()} split; {"mean over seeds" if many else "one seed"}'
   if any(cell.half_width is not None for row in rows for cell in row.cells.values()):
     opening += ' ± half-width of the 95% interval (Student t)'
+  without = [key for key in empty if key.split('.')[0] in experiment.tasks]
+  if without:
+    notes.insert(0, f'No value on this split: {", ".join(without)}.')
   notes = [opening + '.', *notes, *paper_notes, *_continued(experiment)]
   if runs.unfinished:
     notes.append(f'Unfinished runs, left out: {", ".join(runs.unfinished)}.')

@@ -63,6 +63,29 @@ def test_labels_that_the_choice_of_parameters_needs():
       ready.check(run(metric), nothing)
 
 
+def test_rankings_of_one_class(caplog):
+  tasks = {
+    'tone': specs.TaskSpec('classification', 'tone', ('pr_auc', 'accuracy')),
+    'stars': specs.TaskSpec('regression', 'stars', ('mse',)),
+  }
+  one = [e | {'tone': 'a'} for e in items(4)]
+  alone = data(tasks={'tone': tasks['tone']}, validation=one)
+  with pytest.raises(errors.DataError, match=r"of tone are all of one class, so that 'mean' has"):
+    ready.check(run(), alone)
+  ready.check(run('tone.accuracy'), alone)
+  both = data(tasks=tasks, validation=one, test=one)
+  with pytest.raises(errors.DataError, match=r"'tone.pr_auc' has no value to choose"):
+    ready.check(run('tone.pr_auc'), both)
+  assert messages(caplog, run(), both) == [
+    (
+      'WARNING',
+      f'no value on the {split} split, whose labels are all of one class, or unknown: tone.pr_auc',
+    )
+    for split in ('validation', 'test')
+  ]
+  ready.check(run('tone.pr_auc'), data(tasks=tasks))
+
+
 @pytest.mark.parametrize(('tags', 'right'), [('BIO', True), ('XYO', False)])
 def test_tags_that_a_metric_cannot_read(tags, right):
   tasks = {'tags': specs.TaskSpec('tagging', 'tags', ('f1',))}

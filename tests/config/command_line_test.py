@@ -49,7 +49,8 @@ _CONFIG = pathlib.Path(train.__file__).parents[1] / 'configs' / 'quickstart.py'
     (['--confg=x'], "no flag '--confg'; did you mean '--config'?"),
     (['--confg.train.steps=3'], "no flag '--confg.train.steps'; did you mean '--config'?"),
     (['--workdir.x=3'], "no flag '--workdir.x'"),
-    (['x'], "unexpected argument 'x'"),
+    (['x'], "unexpected argument 'x'. See --help."),
+    (['mine.toml'], "unexpected argument 'mine.toml'; did you mean --config=mine.toml?"),
   ],
 )
 def test_a_wrong_command_line(flags, message, tmp_path, capsys):
@@ -144,6 +145,16 @@ def test_values_of_every_type(flag, key, value):
   for part in key.split('.'):
     node = node[part]
   assert (node, type(node)) == (value, type(value))
+
+
+def test_a_split_of_a_file_may_become_a_path_or_a_share(tmp_path):
+  path = tmp_path / 'c.toml'
+  path.write_text('[dataset.files.f]\ntrain = "a.csv"\ninput = "text"\ntest = "b.csv"\n[tasks.y]\n')
+  key = '--config.dataset.files.f.'
+  flags = [f'{key}validation=dev*.csv', f'{key}test=0.25', f'{key}train=a.csv,c.csv']
+  config = command_line.parse(['train', f'--config={path}', '--workdir=w', *flags], '').config
+  file = config.dataset.files.f
+  assert (file.train, file.validation, file.test) == (('a.csv', 'c.csv'), ('dev*.csv',), 0.25)
 
 
 def test_a_flag_and_its_value_may_be_two_arguments():

@@ -66,6 +66,13 @@ def test_the_command_line_changes_it(tmp_path):
     ('weight = 2', 'wieght = 2', r"c.toml: no key 'wieght' in tasks.pos; did you mean 'weight'"),
     ('[train]', '[train', r'c.toml is no TOML: .*line 14'),
     ('seeds = [0, 1]', 'seeds = 0', r'c.toml: seeds: need a tuple'),
+    (
+      'name = "words"',
+      'name = words',
+      r'Invalid value \(at line 2, column 8\); texts stand in quotes',
+    ),
+    ('[tasks.pos]', '[tasks."MUV-466"]', "letters, digits and _, .* column = 'MUV-466'"),
+    ('[tasks.pos]', '[tasks.inputs]', 'not inputs, targets or mask'),
   ],
 )
 def test_faults_name_the_file(tmp_path, old, new, message):

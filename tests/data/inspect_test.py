@@ -84,7 +84,8 @@ def test_counts_are_those_of_the_rows(folder, look):
   assert look.unknown['train'] == 0
   assert look.buckets[-1] == 30
   assert len(look.shown) == 10
-  assert look.shown[1]['input'] == folder[1][1]['text'].replace(' ', ' | ')
+  inputs = {' | '.join(text.split()[:30]) for text in texts['train']}
+  assert all(shown['input'] in inputs for shown in look.shown)
   assert look.shown[0]['category'] == '–'
   assert set(look.meetings) == {
     ('category', 'urgency'),
@@ -108,7 +109,7 @@ def test_the_command_and_its_page(folder, tmp_path, capsys):
     'cut at max_length 30',
     'examples of test whose',
     'steps in which both',
-    'the first training examples',
+    'some training examples',
   ):
     assert shown in out
     assert shown in page

@@ -1,7 +1,7 @@
 """Data sets that a config describes: files, their columns, the tasks in them, their splits."""
 
-from mtl_jax.data.described.options import COLUMN, FILE, file_options
+from mtl_jax.data.described.options import COLUMN, FILE, ROLES, file_options
 from mtl_jax.data.described.source import NAME, Described, describe
 from mtl_jax.data.described.tables import reading
 
-__all__ = ['COLUMN', 'FILE', 'NAME', 'Described', 'describe', 'file_options', 'reading']
+__all__ = ['COLUMN', 'FILE', 'NAME', 'ROLES', 'Described', 'describe', 'file_options', 'reading']

@@ -15,6 +15,7 @@ INPUT, SECOND = 'input', 'second'
 
 _MANY = 50  # different values, from which on a column of texts may be no label
 _MOST_NUMBERS = 0.9  # share of numbers from which on the other values are thought to be mistakes
+_FEW_WORDS = 3  # different texts beside numbers, which may stand for no label, such as n/a
 _SPACELESS = (  # letters of scripts that put no blanks between words
   ('\u0e00', '\u0eff'),  # Thai, Lao
   ('\u1000', '\u109f'),  # Myanmar
@@ -82,22 +83,35 @@ def matching(patterns: Sequence[str], columns: Iterable[str], where: str) -> tup
   return tuple(found)
 
 
-def input_kind(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], where: str) -> str:
+def input_kind(
+  rows: Sequence[tuple[str, Mapping[str, Any]]],
+  columns: Sequence[str],
+  where: str,
+  missing: Iterable[str] = (),
+) -> str:
   """What the input of a file is, by the values of its columns in some rows.
+
+  Args:
+    rows: place and fields of each.
+    columns: those that are read.
+    where: the key of the file, for messages.
+    missing: texts that stand for nothing.
 
   Raises:
     DataError: the columns do not make an input together.
   """
-  values = {column: [row[column] for row in rows] for column in columns}
-  texts = [
-    column
-    for column in columns
-    if any(isinstance(v, str) and not is_missing(v) and not _is_number(v) for v in values[column])
-  ]
+  texts = {}  # column -> place and value of the first text in it
+  for column in columns:
+    for place, fields in rows:
+      value = fields[column]
+      if isinstance(value, str) and not is_missing(value, missing) and not _is_number(value):
+        texts[column] = place, value
+        break
   if not texts and len(columns) > 1:
     return 'numbers'
   if len(columns) == 1:
-    first = next((v for v in values[columns[0]] if not is_missing(v)), '')
+    found = (fields[columns[0]] for _, fields in rows)
+    first = next((value for value in found if not is_missing(value)), '')
     if isinstance(first, np.ndarray):
       return 'array'
     if isinstance(first, list | tuple):
@@ -105,16 +119,20 @@ def input_kind(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], where:
     return 'text' if texts or isinstance(first, str) else 'numbers'
   if len(columns) == 2:
     return 'pair'
+  column, (place, value) = next(iter(texts.items()))
   raise errors.DataError(
-    f'{where}.input: {len(columns)} columns are read as numbers, and {texts[0]!r} has texts: leave '
-    'it out, or name one or two columns of texts'
+    f'{where}.input: {len(columns)} columns are read as numbers, and {column!r} has texts, such as '
+    f'{value[:60]!r} ({place}): if that is a gap, name it in {where}.missing; else leave the '
+    'column out, or name one or two columns of texts'
   )
 
 
-def read_input(row: Mapping[str, Any], columns: Sequence[str], kind: str) -> dict[str, Any]:
+def read_input(
+  row: Mapping[str, Any], columns: Sequence[str], kind: str, missing: Iterable[str] = ()
+) -> dict[str, Any]:
   """The input of a row, as fields of an example; ValueError for one that cannot be read."""
   if kind == 'numbers':
-    values = [math.nan if is_missing(row[name]) else number(row[name]) for name in columns]
+    values = [math.nan if is_missing(row[name], missing) else number(row[name]) for name in columns]
     return {INPUT: np.array(values, np.float32)}
   value = row[columns[0]]
   if kind == 'array':
@@ -205,8 +223,11 @@ def _check_texts(where: str, values: Sequence[tuple[str, str]]) -> None:
   """Raises DataError for texts that are neither classes nor numbers throughout."""
   odd = [(place, text) for place, text in values if not _is_number(text)]
   numeric = [text for _, text in values if _is_number(text)]
-  many = numeric and kinds.kind.are_amounts(numeric)
-  if odd and many and len(numeric) >= _MOST_NUMBERS * len(values):
+  words = len({text for _, text in odd})
+  mostly = len(numeric) >= _MOST_NUMBERS * len(values) or (
+    words <= _FEW_WORDS and len(numeric) > len(values) / 2
+  )
+  if odd and numeric and mostly and kinds.kind.are_amounts(numeric):
     raise errors.DataError(
       f'{where}: {len(numeric):,} of {len(values):,} values are numbers, and others are not, such '
       f'as {odd[0][1]!r} ({odd[0][0]}): name what stands for no label in the missing of the file, '

@@ -37,6 +37,7 @@ def write(workdir: str | os.PathLike[str], name: str, data: Any) -> dict[str, st
   folder = Path(workdir).expanduser() / 'data'
   contents: dict[Path, bytes] = {}
   found: dict[str, str] = {}
+  begun = any(folder.parent.glob('*/seed_*/config.json'))
   for split, rows in by_split.items():
     if split not in options.ROLES:
       raise errors.ConfigError(
@@ -47,19 +48,20 @@ def write(workdir: str | os.PathLike[str], name: str, data: Any) -> dict[str, st
       raise errors.DataError(f'data: table {name!r}, {split}: there are no rows')
     arrays = any(isinstance(value, np.ndarray) for value in records[0].values())
     path = folder / f'{name}.{split}.{"npz" if arrays else "jsonl"}'
-    contents[path] = _packed(records) if arrays else _lines(records)
     found[split] = str(path)
-  begun = any(folder.parent.glob('*/seed_*/checkpoints/*'))
+    content = _packed(records) if arrays else _lines(records)
+    if path.is_file():
+      if path.read_bytes() == content:
+        continue
+      if begun:
+        raise errors.WorkdirError(
+          f'the runs in {folder.parent} were trained on other rows (table {name!r}, {split}). '
+          'Choose another workdir, or remove that directory.'
+        )
+    contents[path] = content
   for path, content in contents.items():
-    if begun and path.is_file() and path.read_bytes() != content:
-      raise errors.WorkdirError(
-        f'data: the runs in {folder.parent} were trained on other rows than these, which are in '
-        f'{path}. Choose another workdir, or remove that directory.'
-      )
-  for path, content in contents.items():
-    if not (path.is_file() and path.read_bytes() == content):
-      folder.mkdir(parents=True, exist_ok=True)
-      files.write(path, content)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(path, content)
   return found
 
 

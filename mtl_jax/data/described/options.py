@@ -24,7 +24,7 @@ FILE: Plain = {
   'delimiter': '',  # between the fields of a line; '': as the header tells
   'columns': (),  # names of the columns, where the file does not have them
   'data_dir': '',  # of data sets of TFDS, 'tfds:NAME:SPLIT'
-  'missing': (),  # texts that stand for no label, beside empty ones
+  'missing': (),  # texts that stand for no label or no number, beside empty ones
   'on_error': 'stop',  # 'skip' leaves malformed lines out, and counts them in the results
 }
 """The keys of `dataset.files.NAME` and their defaults."""

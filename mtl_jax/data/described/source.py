@@ -85,7 +85,7 @@ class Described:
     if key not in self._read_of:
       where = f'dataset.files.{file}.input'
       self._read_of[key] = columns.matching(given['input'], row, where)
-    return columns.read_input(row, self._read_of[key], given['input_kind'])
+    return columns.read_input(row, self._read_of[key], given['input_kind'], given['missing'])
 
   def file_with(self, row: Mapping[str, Any]) -> str:
     """The name of the file that a row is like: the first whose input it has.
@@ -177,7 +177,7 @@ class Described:
   def _example(
     self, file: str, given: Plain, inputs: Sequence[str], row: tables.Row
   ) -> dict[str, Any]:
-    example = columns.read_input(row.fields, inputs, given['input_kind'])
+    example = columns.read_input(row.fields, inputs, given['input_kind'], given['missing'])
     read = self._labels_of(file)
     for task, spec in self.tasks.items():
       if self.owner and task not in read:
@@ -238,8 +238,9 @@ def describe(files: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -
   for name, given in files.items():
     if not given['input_kind']:
       table = found[name]
-      rows = [row.fields for row in table.rows['train']]
-      given['input_kind'] = columns.input_kind(rows, table.inputs, f'dataset.files.{name}')
+      rows = [(row.place, row.fields) for row in table.rows['train']]
+      where = f'dataset.files.{name}'
+      given['input_kind'] = columns.input_kind(rows, table.inputs, where, given['missing'])
   settled: dict[str, kinds.Kind] = {}
   for task, given in chosen.items():
     kind = rules[task]

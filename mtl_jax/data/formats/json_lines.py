@@ -1,10 +1,13 @@
 """JSON Lines: one JSON object a line, its keys the columns. Blank lines are left out."""
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mtl_jax.data.formats import _base, _objects, _sink, _source
+
+_OPEN_LIST = re.compile(r'\s*\[\s*($|\{)')
 
 
 class JsonLines(_base.Format):
@@ -20,7 +23,7 @@ class JsonLines(_base.Format):
       if not line.text.strip():
         notes['blank lines'] += 1
         continue
-      if not seen and line.text.strip() in ('[', '[{'):
+      if not seen and _OPEN_LIST.match(line.text):
         raise self.error("this is one JSON list: name it .json, or set format to 'json'")
       seen = True
       try:

@@ -25,6 +25,7 @@ class TaskLook:
     total: split -> examples, with or without one.
     classes: class -> split -> how often it is a label; the most frequent in training first.
     numbers: split -> (minimum, mean, standard deviation, maximum), of labels that are numbers.
+    words: split -> words with a label, of tasks that label words.
     unlearned: classes that no training example has, or too few: what is learned has no part in
       them.
   """
@@ -35,6 +36,7 @@ class TaskLook:
   total: dict[str, int]
   classes: dict[str, dict[str, int]]
   numbers: dict[str, tuple[float, float, float, float]]
+  words: dict[str, int]
   unlearned: tuple[str, ...]
 
 
@@ -55,7 +57,7 @@ class Look:
     unknown: split -> share of tokens that the vocabulary lacks.
     notes: what was counted while reading: rows left out, inputs that stand in two splits.
     meetings: pair of tasks -> share of steps in which both have labels.
-    shown: the first training examples: field -> text, as the model sees them.
+    shown: training examples from all over the split: field -> text, as the model sees them.
   """
 
   name: str
@@ -139,6 +141,7 @@ def _of_task(
     total,
     {name: {split: counts[split][name] for split in counts} for name in names},
     numbers,
+    {split: c.total() for split, c in counts.items()} if rules.per_token else {},
     tuple(name for name in names if name not in learned) if rules.discrete else (),
   )
 
@@ -146,16 +149,17 @@ def _of_task(
 def _shown(
   source: sources.Source, data: pipeline.Data, train: Sequence[Mapping[str, Any]], count: int
 ) -> list[dict[str, str]]:
-  """The first examples: the input split as the model sees it, and the label of each task."""
+  """Some examples: the input split as the model sees it, and the label of each task.
+
+  They are equally far from each other: the first ones may all be of one file.
+  """
   tokenizer = data.vocabularies.tokenizer
-  places = dict.fromkeys(data.specs, 0)  # with own inputs, the next example of each task
+  rows = _rows(source, data, train)
+  chosen = {round(place) for place in np.linspace(0, len(rows) - 1, min(count, len(rows)))}
   made = []
-  for index, example in enumerate(train[:count]):
+  for example, task, row in (rows[place] for place in sorted(chosen)):
     owner = example[source.owner] if source.owner else ''
-    row = places[owner] if owner else index
-    part = data.splits[f'train/{owner}' if owner else 'train']
-    if owner:
-      places[owner] += 1
+    part = data.splits[f'train/{task}' if task else 'train']
     if tokenizer is None:
       value = np.asarray(example[source.input.field])
       text = f'{value.dtype} {list(value.shape)}: {np.array2string(value.ravel()[:8], precision=3)}'
@@ -170,6 +174,29 @@ def _shown(
         shown[task] = _label(label) if spec.rules.has_label(label) else '–'
     made.append(shown)
   return made
+
+
+def _rows(
+  source: sources.Source, data: pipeline.Data, train: Sequence[Mapping[str, Any]]
+) -> list[tuple[Mapping[str, Any], str, int]]:
+  """The examples that are trained on, each with a part of the split and its place in that.
+
+  The part is that of the first task that has the example, or '' where tasks share batches.
+  """
+  places: collections.Counter[str] = collections.Counter()
+  found = []
+  for example in train:
+    if source.owner:
+      tasks = [example[source.owner]]
+    elif data.own_inputs:
+      tasks = [t for t, spec in data.specs.items() if spec.rules.has_label(example[spec.field])]
+    else:
+      tasks = ['']
+    part = data.splits.get(f'train/{tasks[0]}' if tasks[0] else 'train') if tasks else None
+    if part is not None and places[tasks[0]] < len(part):
+      found.append((example, tasks[0], places[tasks[0]]))
+    places.update(tasks)
+  return found
 
 
 def _label(label: Any) -> str:

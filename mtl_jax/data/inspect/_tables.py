@@ -9,6 +9,7 @@ from mtl_jax.data.inspect import _look
 
 _CLASSES = 20  # in a table
 _PAIRS = 20
+_WIDE = 6  # tasks with a column of their own
 
 
 def tables(look: _look.Look) -> Iterator[Any]:
@@ -67,10 +68,12 @@ def _task(name: str, task: _look.TaskLook, splits: list[str]) -> rich.table.Tabl
     if task.numbers:
       found = (task.numbers.get(s) for s in splits)
       table.add_row(what, *('' if row is None else f'{row[place]:.4g}' for row in found))
+  if task.words:
+    table.add_row('words with a label', *(f'{task.words[s]:,}' for s in splits))
+  of = task.words or task.labelled
   for label, counts in list(task.classes.items())[:_CLASSES]:
     share = (
-      f'{counts[s]:,} ({counts[s] / total:.1%})' if (total := task.labelled[s]) else '0'
-      for s in splits
+      f'{counts[s]:,} ({counts[s] / total:.1%})' if (total := of[s]) else '0' for s in splits
     )
     table.add_row(f'  {label}', *share)
   if len(task.classes) > _CLASSES:
@@ -87,8 +90,16 @@ def _task(name: str, task: _look.TaskLook, splits: list[str]) -> rich.table.Tabl
 
 
 def _examples(look: _look.Look) -> rich.table.Table:
+  title = 'some training examples, as the model sees them'
   tasks = list(look.tasks)
-  table = _table('the first training examples, as the model sees them', 'input', *tasks)
+  if len(tasks) > _WIDE:
+    table = _table(title, 'input', 'labels')
+    for row in look.shown:
+      table.add_row(
+        row['input'], ', '.join(f'{t}: {row[t]}' for t in tasks if row.get(t, '–') != '–')
+      )
+    return table
+  table = _table(title, 'input', *tasks)
   for row in look.shown:
     table.add_row(row['input'], *(row.get(task, '') for task in tasks))
   return table

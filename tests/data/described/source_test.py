@@ -1,6 +1,7 @@
 """Described files: kinds and inputs as the values tell, splits, faults, several files at once."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -141,6 +142,10 @@ def test_values_that_tell_nothing_are_errors_that_say_what_to_do(folder):
   (folder / 'tickets.csv').write_text(rows)
   with pytest.raises(errors.DataError, match=r"'n/a' \(tickets.csv, line 5\)"):
     describe(tickets(), {'urgency': {}})
+  many = re.sub(r',[01]\.[0-9],', ',n/a,', TICKETS)  # a third of the rows
+  (folder / 'tickets.csv').write_text(many)
+  with pytest.raises(errors.DataError, match=r"40 of 60 .* such as 'n/a' .* in the missing"):
+    describe(tickets(), {'urgency': {}})
   made = describe(tickets(missing=['n/a']), {'urgency': {}})
   assert sum(e['urgency'] is None for e in made.read()['train']) <= 1
   with pytest.raises(errors.DataError, match='look like no classes'):
@@ -189,6 +194,13 @@ def test_numbers_with_gaps_are_standardized_by_the_training_split(folder):
   (folder / 'table.csv').write_text('x1,x2,x3,y\n' + '\n'.join(lines) + '\n')
   files = {'table': {'train': 'table.csv', 'input': 'x*'}}
   made = describe(files, {'y': {}})
+  text = (folder / 'table.csv').read_text()
+  (folder / 'table.csv').write_text(re.sub(r'(?m)^,', 'NA,', text))
+  with pytest.raises(errors.DataError, match=r"'x1' has texts, such as 'NA' \(table.csv, line 2\)"):
+    describe(files, {'y': {}})
+  files['table']['missing'] = 'NA'
+  made = describe(files, {'y': {}})
+  assert np.isnan(made.example('table', {'x1': 'NA', 'x2': '1', 'x3': ''})['input'][[0, 2]]).all()
   data = pipeline.load({'files': files}, made.columns, 80, 0, source=made)
   inputs = data.example_batch()['inputs']
   gaps = inputs == 0

@@ -61,8 +61,11 @@ def test_huge_integers(tmp_path):
   assert reason.startswith('invalid JSON: Exceeds the limit')
 
 
-def test_one_list_is_another_format(tmp_path):
-  path = files.write(tmp_path, 'x.jsonl', '[\n{"a": 1}\n]\n')
+@pytest.mark.parametrize(
+  'text', ['[\n{"a": 1}\n]\n', '[{\n"a": 1}]', '[{"a": 1}]', ' [ {"a": 1} ]']
+)
+def test_one_list_is_another_format(text, tmp_path):
+  path = files.write(tmp_path, 'x.jsonl', text)
   with pytest.raises(errors.DataError, match=r'this is one JSON list: name it \.json'):
     files.read(path)
   assert files.fields(path, format='json') == [{'a': 1}]
