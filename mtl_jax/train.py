@@ -40,7 +40,7 @@ from mtl_jax.build import program as program_lib
 from mtl_jax.build import ready, start
 from mtl_jax.config import command_line
 from mtl_jax.data import pipeline
-from mtl_jax.data.described import in_memory
+from mtl_jax.data.described import in_memory, tables
 from mtl_jax.run import console as console_lib
 from mtl_jax.run import loop
 from mtl_jax.run import signals as signals_lib
@@ -89,6 +89,12 @@ def run(
       variant = single['variant']
       if result is not None:
         console.finish(f'{variant} seed {single["seed"]} was finished before: {_summary(result)}')
+        changed = tables.newer(single['dataset'].get('files', {}), directory.path / 'results.json')
+        if changed:
+          console.message(
+            f'{", ".join(changed)}: written after that run was finished, whose results are of what '
+            'was there before; choose another workdir to train on what is there now'
+          )
       else:
         if should_stop():
           raise Interrupted(f'{variant} seed {single["seed"]}: stopped before it began')

@@ -94,6 +94,19 @@ def _stamp(path: str) -> tuple[int, int]:
   return stat.st_mtime_ns, stat.st_size
 
 
+def newer(files: Mapping[str, Plain], path: Path) -> list[str]:
+  """The described files that were written after `path` was; what is not there is left out."""
+  since, found = _stamp(str(path))[0], []
+  for given in files.values():
+    for role in options.ROLES:
+      try:
+        named = () if is_number(given[role]) else formats.find(given[role])
+      except errors.DataError:
+        continue
+      found += [str(file) for file in named if _stamp(str(file))[0] > since]
+  return list(dict.fromkeys(found))
+
+
 @functools.lru_cache(maxsize=8)
 def _read(
   name: str,

@@ -1,6 +1,7 @@
 """Described files: kinds and inputs as the values tell, splits, faults, several files at once."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from mtl_jax import errors
 from mtl_jax.data import described, pipeline
+from mtl_jax.data.described import tables
 
 TICKETS = 'text,category,urgency,sentiment,user\n' + ''.join(
   f'"ticket {i}, with a comma",{("billing", "login", "other")[i % 3]},{i / 10},'
@@ -119,6 +121,18 @@ def test_duplicates_across_splits_are_counted(folder):
   made = describe(tickets(test='test.csv', validation=0), {'category': {}})
   made.read()
   assert made.notes == {'examples of test whose input stands in train too': 3}
+
+
+def test_files_that_changed_after_a_run(folder):
+  files = {'tickets': described.file_options('tickets', tickets(test='*.tsv')['tickets'])}
+  (folder / 'results.json').write_text('{}')
+  for name, time in (('tickets.csv', 10), ('reviews.tsv', 10), ('results.json', 20)):
+    os.utime(folder / name, (time, time))
+  assert tables.newer(files, folder / 'results.json') == []
+  os.utime(folder / 'reviews.tsv', (30, 30))
+  assert tables.newer(files, folder / 'results.json') == ['reviews.tsv']
+  (folder / 'tickets.csv').unlink()
+  assert tables.newer(files, folder / 'results.json') == ['reviews.tsv']
 
 
 def test_malformed_rows_stop_or_are_counted(folder):
