@@ -3,6 +3,7 @@
 import collections
 import functools
 import math
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,8 @@ def classes(
 
 
 def names(spec: specs.TaskSpec, train: Examples, min_count: int) -> tuple[str, ...]:
-  """Returns the classes of a task: its own, or those of the training split, most frequent first.
+  """Returns the classes of a task: its own, or those of the training split: numbers in
+  their order, other names the most frequent first.
 
   Args:
     spec: the task.
@@ -56,8 +58,18 @@ def names(spec: specs.TaskSpec, train: Examples, min_count: int) -> tuple[str, .
   counts: collections.Counter[str] = collections.Counter()
   for example in train:
     counts.update(spec.rules.classes_in(example[spec.field]))
-  kept = (name for name, count in counts.items() if name and count >= (min_count or spec.min_count))
+  least = min_count or spec.min_count
+  kept = [name for name, count in counts.items() if name and count >= least]
+  if all(map(_is_number, kept)):
+    return tuple(sorted(kept, key=lambda name: (float(name), name)))
   return tuple(sorted(kept, key=lambda name: (-counts[name], name)))
+
+
+def _is_number(name: str) -> bool:
+  try:
+    return math.isfinite(float(name))
+  except ValueError:
+    return False
 
 
 def check(where: str, task: str, spec: specs.TaskSpec, examples: Examples) -> None:

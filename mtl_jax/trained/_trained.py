@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from mtl_jax import errors
-from mtl_jax.data import serving, sources
+from mtl_jax.data import described, serving, sources
 from mtl_jax.gradients import halves
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.plain import Plain
@@ -73,7 +73,7 @@ class Trained:
 
     Args:
       inputs: texts; pairs of texts; lists of words, or texts to be split at blanks; arrays or lists
-        of numbers. Of one text alone write `[text]`.
+        of numbers; or rows, dicts by the columns of training. Of one text alone write `[text]`.
       tasks: their names; (): all.
       probabilities: whether to give them.
 
@@ -93,8 +93,12 @@ class Trained:
     return list(self.stream(examples, tasks, probabilities=probabilities))
 
   def example(self, item: Any) -> dict[str, Any]:
-    """An input of `predict` as an example of the data set."""
+    """An input of `predict` as an example of the data set; a row by the columns of its file."""
     spec = self.serving.input
+    if isinstance(item, Mapping):
+      if isinstance(self.source, described.Described):
+        return self.source.example(self.source.file_with(item), item)
+      return dict(item)
     if spec.kind == 'array' and isinstance(item, list | tuple):
       with contextlib.suppress(
         TypeError, ValueError

@@ -253,3 +253,12 @@ def test_pairs_and_scripts_without_blanks(folder):
 def test_options_that_do_not_fit(given, message):
   with pytest.raises(errors.ConfigError, match=message):
     described.file_options('tickets', given)
+
+
+def test_classes_that_are_numbers_stand_in_their_order(folder):
+  rows = ''.join(f'text {i},{(10, 9, 9, 9, 2)[i % 5]}\n' for i in range(40))
+  (folder / 'grades.csv').write_text('text,grade\n' + rows)
+  files = {'grades': {'train': 'grades.csv', 'input': 'text'}}
+  made = describe(files, {'grade': {}})
+  data = pipeline.load({'files': files}, made.columns, 4, 0, source=made)
+  assert data.label_names['grade'] == ('2', '9', '10')
