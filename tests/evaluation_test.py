@@ -110,6 +110,7 @@ def test_other_files_and_slices(folder, monkeypatch):
     )
   ]
   assert judged['category'].value('accuracy') == pytest.approx(np.mean(right))
+  assert model.predict(rows[:3]) == model.predict([row['text'] for row in rows[:3]])
   assert parts[0].metric == pytest.approx(np.mean(right[::2]))
 
 

@@ -3,7 +3,6 @@
 import collections
 import functools
 import math
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 

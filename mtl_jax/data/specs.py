@@ -57,7 +57,8 @@ class TaskSpec:
     field: the name of the labels in an example.
     metrics: the usual metrics, the main one first.
     labels: the names of the classes in order, or None: those of the training split, numbers in
-      their order, other names the most frequent first. With names given, an integer is also a label: an index into them.
+      their order, other names the most frequent first. With names given, an integer is also a
+      label: an index into them.
     min_count: a class seen fewer times in the training split is not learned (its label is -2).
     train_labels: how many labels of the training split are learned from, those of the first
       examples that have one; 0: all.
