@@ -21,10 +21,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -231,32 +228,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns its exit code, with the reason on stderr: see `--help`."""
   arguments = _parser().parse_args(argv)
   memory.keep_freed()
-  logging.disable(logging.INFO)
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # `_run` tells of what was cut, once
-      code = _run(arguments)
-      sys.stdout.flush()
-      return code
-  except KeyboardInterrupt:
-    return 130
-  except BrokenPipeError:  # whoever reads has enough
-    with contextlib.suppress(OSError):  # so that Python, too, has nothing to say of it at its end
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-  except OSError as e:
-    print(f'error: {arguments.output or "standard output"}: {e.strerror or e}', file=sys.stderr)
-    return 4
-  except tuple(command_line.EXIT_CODES) as e:
-    print(f'error: {e}', file=sys.stderr)
-    return command_line.exit_code(e)
+  output = arguments.output or 'standard output'
+  return command_line.quietly(lambda: _run(arguments), output)
 
 
 def _run(arguments: argparse.Namespace) -> int:
   tasks = tuple(itertools.chain(*(given.split(',') for given in arguments.task)))
-  seeds = None
-  if arguments.seeds:
-    seeds = 'all' if arguments.seeds == 'all' else arguments.seeds.split(',')
+  seeds = command_line.chosen_seeds(arguments.seeds)
   model = trained.load(arguments.workdir, variant=arguments.variant, seeds=seeds)
   for task in tasks:
     if task not in model.tasks:
@@ -304,13 +282,11 @@ def _parser() -> argparse.ArgumentParser:
     epilog=rest,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
+  command_line.add_run(parser)
   add = parser.add_argument
-  add('workdir', metavar='WORKDIR', help='a run, or a directory with runs')
   add('input', metavar='INPUT', nargs='?', default='', help='a file; - or none: standard input')
   add('--task', action='append', default=[], metavar='A,B', help='these tasks only')
   add('--probabilities', action='store_true', help='add the columns TASK_probabilities')
-  add('--variant', default='', metavar='NAME', help='which, where WORKDIR has several')
-  add('--seeds', default='', metavar='K,L', help="these seeds, averaged; 'all'")
   add('--output', '-o', default='', metavar='FILE', help='written whole or not at all')
   add('--file', default='', metavar='NAME', help='the file of dataset.files that INPUT is like')
   add('--format', default='', metavar='NAME', help='of INPUT; by its ending where not given')

@@ -1,12 +1,18 @@
 """Command lines: flags, overrides of the config, and exit codes."""
 
+import argparse
 import ast
+import contextlib
 import dataclasses
 import importlib.util
+import logging
+import os
 import pathlib
 import re
+import sys
 import traceback
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ml_collections import config_dict
@@ -248,3 +254,47 @@ def _explain(error: BaseException) -> str:
 def exit_code(error: BaseException) -> int:
   """The exit code for one of the errors in `EXIT_CODES`."""
   return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+
+
+def quietly(work: Callable[[], int], output: str = 'standard output') -> int:
+  """Runs the work of a command that shows nothing but its result; returns its exit code.
+
+  Errors that a user can cause become one line on stderr; warnings of libraries are not shown, and
+  who closes the pipe has had enough.
+
+  Args:
+    work: returns an exit code.
+    output: what is written, for messages.
+  """
+  logging.disable(logging.INFO)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      code = work()
+      sys.stdout.flush()
+      return code
+  except KeyboardInterrupt:
+    return 130
+  except BrokenPipeError:
+    with contextlib.suppress(OSError):  # so that Python, too, has nothing to say of it at its end
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except OSError as e:
+    print(f'error: {output}: {e.strerror or e}', file=sys.stderr)
+    return 4
+  except tuple(EXIT_CODES) as e:
+    print(f'error: {e}', file=sys.stderr)
+    return exit_code(e)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+  """Adds the arguments that choose a trained run: see `chosen_seeds` for --seeds."""
+  add = parser.add_argument
+  add('workdir', metavar='WORKDIR', help='a run, or a directory with runs')
+  add('--variant', default='', metavar='NAME', help='which, where WORKDIR has several')
+  add('--seeds', default='', metavar='K,L', help="these seeds, averaged; 'all'")
+
+
+def chosen_seeds(text: str) -> str | Sequence[int | str] | None:
+  """What --seeds means to `trained.load`: 'all', some, or None where it is not given."""
+  return (text if text == 'all' else text.split(',')) if text else None

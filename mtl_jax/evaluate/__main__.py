@@ -13,9 +13,7 @@ is no trained run, or the output cannot be written.
 
 import argparse
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,25 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns its exit code, with the reason on stderr: see `--help`."""
   arguments = _parser().parse_args(argv)
   memory.keep_freed()
-  logging.disable(logging.INFO)
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      return _run(arguments)
-  except KeyboardInterrupt:
-    return 130
-  except OSError as e:
-    print(f'error: {e.filename or "output"}: {e.strerror or e}', file=sys.stderr)
-    return 4
-  except tuple(command_line.EXIT_CODES) as e:
-    print(f'error: {e}', file=sys.stderr)
-    return command_line.exit_code(e)
+  output = arguments.output or arguments.errors or 'standard output'
+  return command_line.quietly(lambda: _run(arguments), output)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-  seeds = None
-  if arguments.seeds:
-    seeds = 'all' if arguments.seeds == 'all' else arguments.seeds.split(',')
+  seeds = command_line.chosen_seeds(arguments.seeds)
   model = trained.load(arguments.workdir, variant=arguments.variant, seeds=seeds)
   keep = [arguments.slice] if arguments.slice else []
   if arguments.files:
@@ -123,13 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     epilog=rest,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
+  command_line.add_run(parser)
   add = parser.add_argument
-  add('workdir', metavar='WORKDIR', help='a run, or a directory with runs')
   add('--split', default='test', metavar='NAME', help='test, validation or train')
   add('--files', nargs='+', default=[], metavar='FILE', help='labelled files, in place of a split')
   add('--file', default='', metavar='NAME', help='the file of dataset.files that --files are like')
-  add('--variant', default='', metavar='NAME', help='which, where WORKDIR has several')
-  add('--seeds', default='', metavar='K,L', help="these seeds, averaged; 'all'")
   add('--against', action='append', default=[], metavar='RUN', help='compare with it; repeatable')
   add('--slice', default='', metavar='COLUMN', help='main metrics for each value of a column')
   add('--samples', type=int, default=1000, metavar='N', help='resamples of an interval or test')

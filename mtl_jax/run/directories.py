@@ -11,7 +11,7 @@ from mtl_jax.plain import is_number
 
 
 def find(
-  workdir: str | Path, *, variant: str = '', seeds: int | Sequence[int] | str | None = None
+  workdir: str | Path, *, variant: str = '', seeds: int | str | Sequence[int | str] | None = None
 ) -> list[Path]:
   """Returns the directories of the runs of one variant that are asked for.
 

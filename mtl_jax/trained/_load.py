@@ -18,7 +18,7 @@ from mtl_jax.trained._trained import Trained
 
 
 def load(
-  workdir: str | Path, *, variant: str = '', seeds: int | Sequence[int] | str | None = None
+  workdir: str | Path, *, variant: str = '', seeds: int | str | Sequence[int | str] | None = None
 ) -> Trained:
   """Loads what a run trained, at its best checkpoint.
 

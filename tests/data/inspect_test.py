@@ -127,7 +127,7 @@ def test_errors_have_one_line_and_a_code(folder, tmp_path, capsys):
     ),
     (
       ['inspect', f'--config={folder[0] / "rows.toml"}', f'--html={tmp_path / "no" / "a.html"}'],
-      2,
+      4,
       'No such file or directory',
     ),
   ):

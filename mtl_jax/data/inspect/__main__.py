@@ -5,7 +5,8 @@
 Any key of the config can be changed on the command line, as in `mtl_jax.train`. The data are read
 and encoded as for training; nothing is trained. With --html the same goes to a page.
 
-Exit codes: 0 shown; 2 the command line or the config is wrong; 3 the data are missing or malformed.
+Exit codes: 0 shown; 2 the command line or the config is wrong; 3 the data are missing or malformed;
+4 the page cannot be written.
 """
 
 import io
@@ -28,31 +29,29 @@ def main(argv: Sequence[str] | None = None) -> int:
   words = list(sys.argv if argv is None else argv)
   page = [word.split('=', 1)[1] for word in words if word.startswith('--html=')]
   words = [word for word in words if not word.startswith('--html=')]
+  html = page[0] if page else ''
+  return command_line.quietly(lambda: _run(words, html), f'--html={html}')
+
+
+def _run(words: Sequence[str], page: str) -> int:
+  arguments = command_line.parse(words, __doc__ or '', needs_workdir=False)
+  if arguments is None:
+    return 0
   console = rich.console.Console(width=None if sys.stdout.isatty() else 110)
-  try:
-    arguments = command_line.parse(words, __doc__ or '', needs_workdir=False)
-    if arguments is None:
-      return 0
-    run = config_lib.resolve(arguments.config, arguments.variants)[0]
-    with errors.as_config_errors():
-      data = start.load_data(run)
-    source = sources.of(run['dataset'], run['tasks'])
-    found = inspect.look(source, data, run['dataset']['max_length'])
-    shown = list(inspect.tables(found))
+  run = config_lib.resolve(arguments.config, arguments.variants)[0]
+  with errors.as_config_errors():
+    data = start.load_data(run)
+  source = sources.of(run['dataset'], run['tasks'])
+  found = inspect.look(source, data, run['dataset']['max_length'])
+  shown = list(inspect.tables(found))
+  for part in shown:
+    console.print(part, markup=False)
+  if page:
+    record = rich.console.Console(record=True, width=140, file=io.StringIO())
     for part in shown:
-      console.print(part, markup=False)
-    if page:
-      record = rich.console.Console(record=True, width=140, file=io.StringIO())
-      for part in shown:
-        record.print(part, markup=False)
-      files.write(pathlib.Path(page[0]), record.export_html())
-      console.print(rich.text.Text(f'wrote {page[0]}'))
-  except OSError as e:
-    print(f'error: --html={page[0] if page else ""}: {e.strerror or e}', file=sys.stderr)
-    return 2
-  except tuple(command_line.EXIT_CODES) as e:
-    print(f'error: {e}', file=sys.stderr)
-    return command_line.exit_code(e)
+      record.print(part, markup=False)
+    files.write(pathlib.Path(page), record.export_html())
+    console.print(rich.text.Text(f'wrote {page}'))
   return 0
 
 
