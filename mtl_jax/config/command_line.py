@@ -266,6 +266,7 @@ def quietly(work: Callable[[], int], output: str = 'standard output') -> int:
     work: returns an exit code.
     output: what is written, for messages.
   """
+  before = logging.root.manager.disable
   logging.disable(logging.INFO)
   try:
     with warnings.catch_warnings():
@@ -285,6 +286,8 @@ def quietly(work: Callable[[], int], output: str = 'standard output') -> int:
   except tuple(EXIT_CODES) as e:
     print(f'error: {e}', file=sys.stderr)
     return exit_code(e)
+  finally:
+    logging.disable(before)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -100,9 +100,7 @@ class Trained:
         return self.source.example(self.source.file_with(item), item)
       return dict(item)
     if spec.kind == 'array' and isinstance(item, list | tuple):
-      with contextlib.suppress(
-        TypeError, ValueError
-      ):  # what is no array is told of with its number
+      with contextlib.suppress(TypeError, ValueError):  # what is none is told of with its number
         item = np.asarray([np.nan if value is None else value for value in item], np.float32)
     elif spec.pair and isinstance(item, list | tuple) and len(item) == 2:
       return dict(zip((spec.field, spec.pair), item, strict=True))
