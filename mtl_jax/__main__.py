@@ -47,6 +47,9 @@ def _about(name: str) -> str:
   """The first line of a command's documentation, without importing it."""
   spec = importlib.util.find_spec(f'mtl_jax.{name}')
   assert spec is not None
+  if spec.submodule_search_locations is not None:  # a folder: its command
+    spec = importlib.util.find_spec(f'mtl_jax.{name}.__main__')
+    assert spec is not None
   assert spec.origin is not None
   source = pathlib.Path(spec.origin).read_text(encoding='utf-8')
   return (ast.get_docstring(ast.parse(source)) or '').split('\n')[0]

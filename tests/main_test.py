@@ -16,6 +16,8 @@ def test_the_commands_are_listed_with_a_line_each(capsys):
     assert [line.split()[0] for line in lines] == list(main_lib.COMMANDS)
     for line, name in zip(lines, main_lib.COMMANDS, strict=True):
       module = importlib.import_module(f'mtl_jax.{name}')
+      if hasattr(module, '__path__'):  # a folder: its command
+        module = importlib.import_module(f'mtl_jax.{name}.__main__')
       assert line.split(maxsplit=1)[1] == module.__doc__.split('\n')[0]
 
 

@@ -1,4 +1,4 @@
-"""The command line of `mtl_jax.report`: arguments and exit codes, nothing else."""
+"""Reads finished runs and writes their tables and plots; never trains, evaluates or changes one."""
 
 import argparse
 import sys

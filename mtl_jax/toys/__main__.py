@@ -1,4 +1,4 @@
-"""The command line of `mtl_jax.toys`: arguments, tables and exit codes."""
+"""Runs published toy problems, on which a method's behaviour is known; tables and plots."""
 
 import argparse
 import contextlib

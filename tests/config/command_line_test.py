@@ -1,5 +1,6 @@
 """The command line of training: what is wrong with it is said in one line, and nothing is begun."""
 
+import logging
 import pathlib
 
 import pytest
@@ -215,3 +216,16 @@ def test_every_error_has_a_code():
   assert command_line.exit_code(errors.DataError('')) == 3
   assert command_line.exit_code(errors.WorkdirError('')) == 4
   assert command_line.exit_code(errors.NonFiniteError('')) == 5
+
+
+def test_a_quiet_command_leaves_logging_as_it_was(capsys):
+  """Commands are also called in a process that does other things."""
+  before = logging.root.manager.disable
+
+  def work():
+    assert not logging.getLogger('mtl_jax').isEnabledFor(logging.INFO)
+    raise errors.DataError('no rows')
+
+  assert command_line.quietly(work) == 3
+  assert capsys.readouterr().err == 'error: no rows\n'
+  assert logging.root.manager.disable == before
