@@ -69,8 +69,8 @@ def measure(model: MultiTaskModel, batch: Mapping[str, Any]) -> Size:
   least = min(jax.tree.leaves(example['inputs'])[0].shape[0] for example in by_task.values())
   batch = jax.tree.map(lambda leaf: leaf[:least], batch)  # as many examples of every task
   by_task = halves.examples(batch, model.task_names)
-  encode = flops.count(lambda p: halves.encode_examples(model, p, batch), params)
-  features = jax.eval_shape(lambda p: halves.encode_examples(model, p, batch), params)
+  encode = flops.count(lambda p: halves.encode_examples(model, p, batch)[0], params)
+  features = jax.eval_shape(lambda p: halves.encode_examples(model, p, batch)[0], params)
   own = {}
   for name, example in by_task.items():
     work = flops.count(

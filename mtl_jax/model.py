@@ -3,8 +3,9 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -66,6 +67,9 @@ class MultiTaskModel:
       (see `is_frozen`).
     layout: where the encoders are; by default all of θ is one, if `shared` is a Flax module. Any
       other shared half has to say it before layers are asked for (see `layout_of`).
+    model_state: what the modules keep beside their parameters, such as BatchNorm's running means:
+      `{'shared': variables, 'tasks': {name: variables}}`, Flax variables by collection. Given by
+      `with_state`; the train step threads it (see `TrainState`).
 
   Raises:
     ValueError: no task, two tasks of one name, or modules for other names than the tasks'; an
@@ -78,6 +82,7 @@ class MultiTaskModel:
   penalty: Callable[[Any], jax.Array] | None = None
   frozen: tuple[str, ...] = ()
   layout: Layout | None = None
+  model_state: Any = None
 
   def __post_init__(self) -> None:
     object.__setattr__(self, 'tasks', tuple(self.tasks))
@@ -106,33 +111,66 @@ class MultiTaskModel:
       batch: either regime, with every task (labels are not read).
 
     Raises:
-      ValueError: a task is missing from the batch, or a module keeps variables besides parameters.
+      ValueError: a task is missing from the batch.
     """
+    return self.init_with_state(key, batch)[0]
+
+  def init_state(self, batch: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the modules keep beside their parameters, at first; None where they keep nothing.
+
+    Args:
+      batch: as for `init`.
+
+    Raises:
+      ValueError: a task is missing from the batch.
+    """
+    return self.init_with_state(jax.random.key(0), batch)[1]
+
+  def with_state(self, model_state: Any) -> Self:
+    """The model that reads a state; in training, see `encode_updating` and `task_loss_updating`."""
+    return dataclasses.replace(self, model_state=model_state)
+
+  def init_with_state(
+    self, key: jax.Array, batch: Mapping[str, Any]
+  ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """`init` and `init_state` at once."""
     by_task = self._all_tasks(batch)
     shared_key, task_key = jax.random.split(key)
     inputs = {name: example['inputs'] for name, example in by_task.items()}
-    shared = init_module(self.shared, 'the shared module', shared_key, inputs[self.task_names[0]])
-    tasks = {}
+    shared, shared_state = init_variables(self.shared, shared_key, inputs[self.task_names[0]])
+    encoding = self.with_state({'shared': shared_state})
+    tasks, states = {}, {}
     for index, name in enumerate(self.task_names):
-      features = self.encode(shared, inputs[name])
-      tasks[name] = init_module(
-        self._module(name),
-        f'task {name!r}',
-        jax.random.fold_in(task_key, index),
-        features,
-        inputs[name],
+      features = encoding.encode(shared, inputs[name])
+      tasks[name], states[name] = init_variables(
+        self._module(name), jax.random.fold_in(task_key, index), features, inputs[name]
       )
-    return {'shared': shared, 'tasks': tasks}
+    state = {'shared': shared_state, 'tasks': states}
+    return {'shared': shared, 'tasks': tasks}, state if jax.tree.leaves(state) else None
 
   def encode(self, shared: Any, inputs: Any, key: jax.Array | None = None) -> Any:
     """Shared half; with a key, in training mode (dropout)."""
-    return apply_module(self.shared, self._held(shared), key, inputs)
+    return self.encode_updating(shared, inputs, key)[0]
+
+  def encode_updating(
+    self, shared: Any, inputs: Any, key: jax.Array | None = None
+  ) -> tuple[Any, Any]:
+    """`encode`, and what the state of the shared half becomes."""
+    state = self.model_state['shared'] if self.model_state else {}
+    return apply_updating(self.shared, self._held(shared), state, key, inputs)
 
   def task_outputs(
     self, name: str, task_params: Any, features: Any, inputs: Any, key: jax.Array | None = None
   ) -> Any:
     """The own half of task `name`."""
-    return apply_module(self._module(name), task_params, key, features, inputs)
+    return self._task_outputs(name, task_params, features, inputs, key)[0]
+
+  def _task_outputs(
+    self, name: str, task_params: Any, features: Any, inputs: Any, key: jax.Array | None
+  ) -> tuple[Any, Any]:
+    """The outputs, and what the state of the task's own half becomes."""
+    state = self.model_state['tasks'][name] if self.model_state else {}
+    return apply_updating(self._module(name), task_params, state, key, features, inputs)
 
   def task_loss(
     self,
@@ -144,6 +182,21 @@ class MultiTaskModel:
   ) -> tuple[jax.Array, jax.Array]:
     """The mean loss `[]` of task `name`, times its weight, and its labels `[]`; 0 if it is off."""
     outputs = self.task_outputs(name, task_params, features, example['inputs'], key)
+    return self._mean_loss(name, outputs, example)
+
+  def task_loss_updating(
+    self,
+    name: str,
+    task_params: Any,
+    features: Any,
+    example: Example,
+    key: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array, Any]:
+    """`task_loss`, and what the state of the task's own half becomes."""
+    outputs, state = self._task_outputs(name, task_params, features, example['inputs'], key)
+    return *self._mean_loss(name, outputs, example), state
+
+  def _mean_loss(self, name: str, outputs: Any, example: Example) -> tuple[jax.Array, jax.Array]:
     return self.task(name).mean_loss(
       outputs, example['targets'], example.get('mask'), example.get('weight')
     )
@@ -152,7 +205,7 @@ class MultiTaskModel:
     self, params: Any, batch: Mapping[str, Any], key: jax.Array | None = None
   ) -> jax.Array:
     """Every task's weighted loss `[T]` on a batch of either regime; 0 for an absent task."""
-    return halves.task_losses(self, params, batch, key)[0]
+    return halves.counted_losses(self, params, batch, key)[0]
 
   def outputs(self, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
     """`{task: outputs}` without dropout; labels are not read.
@@ -163,7 +216,7 @@ class MultiTaskModel:
     """
     if 'inputs' in batch:
       batch = {'inputs': batch['inputs'], 'targets': dict.fromkeys(self.task_names)}
-    features = halves.encode_examples(self, params, batch)
+    features, _ = halves.encode_examples(self, params, batch)
     return {
       name: self.task_outputs(name, params['tasks'][name], features[name], example['inputs'])
       for name, example in halves.examples(batch, self.task_names).items()
@@ -266,18 +319,38 @@ def read_by(
 
 def init_module(module: nn.Module, owner: str, key: jax.Array, *args: Any) -> Any:
   """Fresh parameters of a Flax module; ValueError naming `owner` if it has any other variables."""
-  variables = nn.meta.unbox(module.init(key, *args))
-  others = sorted(set(variables) - {'params'})
+  params, others = init_variables(module, key, *args)
   if others:
     raise ValueError(
-      f'{owner} keeps the variables {others}: parameters are the only state of a model. '
-      'Use layers without running statistics (LayerNorm, GroupNorm).'
+      f'{owner} keeps the variables {sorted(others)}, which this way of sharing does not carry '
+      "from step to step: take sharing 'hard', or layers without running statistics (LayerNorm, "
+      'GroupNorm).'
     )
-  return variables.get('params', {})
+  return params
+
+
+def init_variables(module: nn.Module, key: jax.Array, *args: Any) -> tuple[Any, dict[str, Any]]:
+  """Fresh parameters of a Flax module, and its other variables by collection."""
+  variables = dict(nn.meta.unbox(module.init(key, *args)))
+  return variables.pop('params', {}), variables
 
 
 def apply_module(module: nn.Module, params: Any, key: jax.Array | None, *args: Any) -> Any:
-  """The module's output; with a key, in training mode."""
-  if key is None:
-    return module.apply({'params': params}, *args)
-  return module.apply({'params': params}, *args, train=True, rngs={'dropout': key})
+  """The output of a module without state; with a key, in training mode."""
+  return apply_updating(module, params, {}, key, *args)[0]
+
+
+def apply_updating(
+  module: nn.Module, params: Any, state: Mapping[str, Any], key: jax.Array | None, *args: Any
+) -> tuple[Any, Any]:
+  """The module's output and its other variables, by collection; with a key, in training mode."""
+  training: dict[str, Any] = {} if key is None else {'train': True, 'rngs': {'dropout': key}}
+  try:
+    if key is None or not state:
+      return module.apply({'params': params, **state}, *args, **training), state
+    return module.apply({'params': params, **state}, *args, mutable=list(state), **training)
+  except flax.errors.ScopeCollectionNotFound as error:
+    raise ValueError(
+      f'{type(module).__name__} keeps variables beside its parameters, and the model is not bound '
+      'to them: model.with_state(model.init_state(batch)), or the state that a train step returned.'
+    ) from error

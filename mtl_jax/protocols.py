@@ -118,6 +118,49 @@ def encodes_by_task(model: Any) -> TypeGuard[ByTask]:
 
 
 @runtime_checkable
+class Stateful(Protocol):
+  """A model of two halves whose modules may keep state that no gradient changes: running means.
+
+  A state is `{'shared': s, 'tasks': {name: s}}`, each s any pytree.
+  """
+
+  model_state: Any  # what it reads; None: it is not bound to a state, or keeps none
+
+  def init_with_state(self, key: jax.Array, batch: Any) -> tuple[Params, Any]:
+    """Fresh parameters and the first state, None where it keeps none; of the batch only the shapes
+    count.
+    """
+
+  def with_state(self, model_state: Any) -> Any:
+    """The model that reads this state."""
+
+  def encode_updating(
+    self, shared: Params, inputs: Any, key: jax.Array | None
+  ) -> tuple[Features, Any]:
+    """`encode`, and what the shared half's state becomes."""
+
+  def task_loss_updating(
+    self,
+    name: str,
+    task_params: Params,
+    features: Features,
+    example: Example,
+    key: jax.Array | None,
+  ) -> tuple[jax.Array, jax.Array, Any]:
+    """`task_loss`, and what the state of the task's own half becomes."""
+
+
+def can_keep_state(model: Any) -> TypeGuard[Stateful]:
+  """Whether a model can be bound to a state."""
+  return isinstance(model, Stateful)
+
+
+def reads_state(model: Any) -> TypeGuard[Stateful]:
+  """Whether a model is bound to a state."""
+  return isinstance(model, Stateful) and model.model_state is not None
+
+
+@runtime_checkable
 class Changing(Protocol):
   """A model that changes over training, as by a falling temperature."""
 

@@ -4,23 +4,23 @@ Nothing here knows a balancing method, an optimizer or Flax.
 """
 
 from mtl_jax.gradients import accumulated
+from mtl_jax.gradients.binding import bind, rebind, state_of
 from mtl_jax.gradients.by_task import losses_and_gradients, task_gradients
-from mtl_jax.gradients.jacobian import (
-  Jacobian,
-  LossFunctions,
-  as_function,
-  is_split,
-  linearize,
-)
+from mtl_jax.gradients.functions import Extra, Losses, as_losses, check_params
+from mtl_jax.gradients.jacobian import Jacobian, LossFunctions, is_split, linearize
 from mtl_jax.gradients.stacked import combine, cosines, gramian, norms
 from mtl_jax.protocols import TwoHalves, has_two_halves
 
 __all__ = [
+  'Extra',
   'Jacobian',
   'LossFunctions',
+  'Losses',
   'TwoHalves',
   'accumulated',
-  'as_function',
+  'as_losses',
+  'bind',
+  'check_params',
   'combine',
   'cosines',
   'gramian',
@@ -29,5 +29,7 @@ __all__ = [
   'linearize',
   'losses_and_gradients',
   'norms',
+  'rebind',
+  'state_of',
   'task_gradients',
 ]

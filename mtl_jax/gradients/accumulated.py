@@ -1,17 +1,20 @@
 """Losses and Jacobian of a batch that is too large for one pass, one micro-batch after the other.
 
 The result is that of the whole batch: what a task's loss is the mean of is added up over the
-micro-batches, each with its labels, or with the sum of their weights.
+micro-batches, each with its labels, or with the sum of their weights. A model's state goes from one
+micro-batch to the next, and what functions return beside their losses is stacked, `[count, ...]`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.gradients import halves, linear
-from mtl_jax.gradients.jacobian import LossFunctions, as_function
+from mtl_jax.gradients import binding, functions, halves, linear
+from mtl_jax.gradients.functions import Extra
+from mtl_jax.gradients.jacobian import LossFunctions
 from mtl_jax.gradients.jacobian import linearize as linearize_whole
 from mtl_jax.gradients.linear import Jacobian
 from mtl_jax.protocols import has_two_halves
@@ -21,8 +24,8 @@ _MICRO_BATCH = 2**32 - 2  # apart from what `halves` and the train step fold int
 
 def losses(
   loss_fns: LossFunctions, params: Any, batch: Any, key: jax.Array | None, count: int
-) -> tuple[jax.Array, jax.Array]:
-  """Losses `[T]` and present `[T]` of a batch in `count` micro-batches.
+) -> tuple[jax.Array, jax.Array, Extra]:
+  """Losses `[T]` and labels `[T]` of a batch in `count` micro-batches, and what else comes.
 
   Its gradient runs each micro-batch forward once more and holds the activations of one.
 
@@ -38,13 +41,16 @@ def losses(
     ValueError: an array cannot be split into so many parts.
   """
 
-  def one(part: Any, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    found, labels = _losses_of(loss_fns, params, part, key)
-    return labels * found, labels
+  def one(model: LossFunctions, part: Any, key: jax.Array | None) -> tuple[Any, Extra]:
+    def losses(part: Any, key: jax.Array | None) -> tuple[Any, Extra]:
+      found, labels, extra = counted(model, params, part, key)
+      return (labels * found, labels), extra
 
-  # No common subexpression could undo this: the backward pass is a loop of its own.
-  total, labels = _sum(jax.checkpoint(one, prevent_cse=False), batch, key, count)
-  return total * _inverse(labels), labels > 0
+    # No common subexpression could undo this: the backward pass is a loop of its own.
+    return jax.checkpoint(losses, prevent_cse=False)(part, key)
+
+  (total, labels), extra = _sum(one, loss_fns, batch, key, count)
+  return total * _inverse(labels), labels, extra
 
 
 def linearize(
@@ -57,6 +63,7 @@ def linearize(
   stacked: bool = False,
   push: bool = False,
   at_once: int | None = None,
+  scale: jax.Array | float | None = None,
 ) -> Jacobian:
   """`gradients.linearize` of a batch in `count` micro-batches.
 
@@ -72,40 +79,41 @@ def linearize(
     stacked: the rows will be asked for.
     push: Jv will be asked for.
     at_once: tasks pulled back in one pass; what `rows` is given later plays no part.
+    scale: see `gradients.linearize`.
 
   Raises:
     ValueError: an array cannot be split into so many parts.
   """
 
-  def one(part: Any, key: jax.Array | None) -> dict[str, Any]:
-    jacobian = linearize_whole(loss_fns, params, part, key, stacked=stacked)
+  def one(model: LossFunctions, part: Any, key: jax.Array | None) -> tuple[Any, Extra]:
+    jacobian = linearize_whole(model, params, part, key, stacked=stacked, scale=scale)
     labels = jacobian.labels()
     return {
       'losses': labels * jacobian.losses,
       'labels': labels,
       'tasks': _of_tasks(loss_fns, labels, jacobian.tasks),
       'rows': linear.scaled(labels, jacobian.rows(at_once)) if stacked else None,
-    }
+    }, jacobian.extra
 
-  found = _sum(one, batch, key, count)
+  found, extra = _sum(one, loss_fns, batch, key, count)
   labels = found['labels']
   share = _inverse(labels)
   rows = linear.scaled(share, found['rows']) if stacked else None
 
   def pull(weights: jax.Array) -> Any:
-    def of_part(part: Any, key: jax.Array | None) -> Any:
-      jacobian = linearize_whole(loss_fns, params, part, key)
-      return jacobian.pull(weights * share * jacobian.labels())
+    def of_part(model: LossFunctions, part: Any, key: jax.Array | None) -> tuple[Any, Extra]:
+      jacobian = linearize_whole(model, params, part, key, scale=scale)
+      return jacobian.pull(weights * share * jacobian.labels()), jacobian.extra
 
-    return _sum(of_part, batch, key, count)
+    return _sum(of_part, loss_fns, batch, key, count)[0]
 
   def pushed(direction: Any) -> jax.Array:
-    def of_part(part: Any, key: jax.Array | None) -> jax.Array:
-      jacobian = linearize_whole(loss_fns, params, part, key, push=True)
+    def of_part(model: LossFunctions, part: Any, key: jax.Array | None) -> tuple[Any, Extra]:
+      jacobian = linearize_whole(model, params, part, key, push=True, scale=scale)
       assert jacobian.push is not None
-      return jacobian.labels() * jacobian.push(direction)
+      return jacobian.labels() * jacobian.push(direction), jacobian.extra
 
-    return share * _sum(of_part, batch, key, count)
+    return share * _sum(of_part, loss_fns, batch, key, count)[0]
 
   return Jacobian(
     found['losses'] * share,
@@ -117,6 +125,7 @@ def linearize(
     pushed if push else None,
     None,
     lambda: labels,
+    extra,
   )
 
 
@@ -140,15 +149,14 @@ def micro_batches(batch: Any, count: int) -> Any:
   return jax.tree.map(split, batch)
 
 
-def _losses_of(
+def counted(
   loss_fns: LossFunctions, params: Any, batch: Any, key: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-  """Losses `[T]`, and how many labels each is the mean of `[T]`."""
+) -> tuple[jax.Array, jax.Array, Extra]:
+  """Losses `[T]` of a whole batch, the labels `[T]` that each is the mean of, and more."""
   if has_two_halves(loss_fns):
     return halves.counted_losses(loss_fns, params, batch, key)
-  args = (params, batch) if key is None else (params, batch, key)
-  found = as_function(loss_fns)(*args).astype(jnp.float32)
-  return found, jnp.ones(found.shape, jnp.float32)
+  found, extra = functions.as_losses(loss_fns)(params, batch, key=key)
+  return found, jnp.ones(found.shape, jnp.float32), extra
 
 
 def _of_tasks(
@@ -164,20 +172,38 @@ def _of_tasks(
   return jax.tree.map(lambda leaf: leaf * otherwise, tasks)
 
 
-def _sum(one: Callable[..., Any], batch: Any, key: jax.Array | None, count: int) -> Any:
-  """Σ `one(micro-batch, key)` over the micro-batches, any pytree, in float32 or better."""
+def _sum(
+  one: Callable[..., tuple[Any, Extra]],
+  loss_fns: LossFunctions,
+  batch: Any,
+  key: jax.Array | None,
+  count: int,
+) -> tuple[Any, Extra]:
+  """Σ over the micro-batches, in float32 or better, of the first thing that `one` returns.
+
+  Args:
+    one: `(loss_fns bound to a state, micro-batch, key) -> any pytree, what else came`.
+    loss_fns: what is bound.
+    batch: arrays `[count·B, ...]`.
+    key: as in `losses`.
+    count: of micro-batches.
+  """
   parts = micro_batches(batch, count)
   first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), parts)
-  like = jax.eval_shape(one, first, key)
+  like, extra = jax.eval_shape(lambda part: one(loss_fns, part, key), first)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), like)
 
-  def add(total: Any, item: tuple[Any, jax.Array]) -> tuple[Any, None]:
-    part, index = item
+  def add(carried: tuple[Any, Any], item: tuple[Any, jax.Array]) -> tuple[Any, Any]:
+    (total, state), (part, index) = carried, item
     own = None if key is None else jax.random.fold_in(jax.random.fold_in(key, _MICRO_BATCH), index)
-    return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, one(part, own)), None
+    found, extra = one(binding.rebind(loss_fns, state), part, own)
+    total = jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, found)
+    return (total, extra.model_state), extra.aux
 
-  total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(count)))
-  return jax.tree.map(lambda t, x: t.astype(x.dtype), total, like)
+  start = (zeros, binding.state_of(loss_fns))
+  (total, state), aux = jax.lax.scan(add, start, (parts, jnp.arange(count)))
+  summed = jax.tree.map(lambda t, x: t.astype(x.dtype), total, like)
+  return summed, dataclasses.replace(extra, aux=aux, model_state=state)
 
 
 def _inverse(labels: jax.Array) -> jax.Array:

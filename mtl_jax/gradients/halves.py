@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.protocols import Example, Features, Params, TwoHalves, encodes_by_task
+from mtl_jax.gradients.functions import Extra
+from mtl_jax.protocols import (
+  Example,
+  Features,
+  Params,
+  TwoHalves,
+  encodes_by_task,
+  reads_state,
+)
 
 
 def has_shared_inputs(batch: Mapping[str, Any]) -> bool:
@@ -136,43 +144,98 @@ def groups(
   return made
 
 
+def encode(
+  model: TwoHalves, shared: Params, inputs: Any, key: jax.Array | None
+) -> tuple[Features, Any]:
+  """The features that all tasks read, and what the shared half's state becomes, None without."""
+  if reads_state(model):
+    return model.encode_updating(shared, inputs, key)
+  return model.encode(shared, inputs, key), None
+
+
 def encode_row(
   model: Any, shared: Params, own: Params, inputs: Any, key: jax.Array | None, index: jax.Array
-) -> Features:
-  """The features of one task."""
+) -> tuple[Features, Any]:
+  """`encode` for one task."""
   if encodes_by_task(model):
-    return model.encode_task(shared, own, index, inputs, key)
-  return model.encode(shared, inputs, key)
+    return model.encode_task(shared, own, index, inputs, key), None
+  return encode(model, shared, inputs, key)
 
 
-def encode_group(model: TwoHalves, shared: Params, own: Params, group: Group) -> Features:
-  """Features `[A, B, ...]` of a group, by one forward."""
+def encode_group(
+  model: TwoHalves, shared: Params, own: Params, group: Group
+) -> tuple[Features, Any]:
+  """Features `[A, B, ...]` of a group and states `[A, ...]`, by one forward."""
   return group.map(
     lambda inputs, key, index, own: encode_row(model, shared, own, inputs, key, index), own
   )
 
 
+def mean_state(states: Sequence[Any]) -> Any:
+  """What one state becomes that tasks changed apart, from states `[A, ...]` of their groups.
+
+  Running means move by the mean over the tasks of what each batch would have moved them.
+  """
+  if not jax.tree.leaves(states):
+    return states[0]
+
+  def mean(*leaves: jax.Array) -> jax.Array:
+    rows = jnp.concatenate(leaves)
+    floating = jnp.issubdtype(rows.dtype, jnp.inexact)
+    return rows.mean(axis=0).astype(rows.dtype) if floating else rows[0]
+
+  return jax.tree.map(mean, *states)
+
+
+def joined_state(model: TwoHalves, shared: Any, tasks: Mapping[str, Any]) -> Any:
+  """The state of a model after a batch, from those of its halves; None where it is bound to none.
+
+  `tasks` may leave out tasks that the batch left out.
+  """
+  if not reads_state(model):
+    return None
+  before = model.model_state['tasks']
+  return {'shared': shared, 'tasks': {name: tasks.get(name, s) for name, s in before.items()}}
+
+
 def encode_examples(
   model: TwoHalves, params: Params, batch: Mapping[str, Any], key: jax.Array | None = None
-) -> dict[str, Features]:
+) -> tuple[dict[str, Features], Any]:
   """Encodes a batch of either regime: one forward, vmapped over tasks with inputs of equal shape.
 
   Returns:
-    `{task: features}` for the tasks of the batch.
+    `{task: features}` for the tasks of the batch, and what the shared half's state becomes.
   """
   if has_shared_inputs(batch) and not encodes_by_task(model):
-    features = model.encode(params['shared'], batch['inputs'], encode_key(key, 0))
-    return dict.fromkeys(examples(batch, model.task_names), features)
+    features, state = encode(model, params['shared'], batch['inputs'], encode_key(key, 0))
+    return dict.fromkeys(examples(batch, model.task_names), features), state
   encoded: dict[str, Features] = {}
+  states = []
   for group in groups(model, params, batch, key):
-    stacked = encode_group(model, params['shared'], group.own, group)
+    stacked, state = encode_group(model, params['shared'], group.own, group)
     encoded |= dict(zip(group.names, rows_of(stacked), strict=True))
-  return encoded
+    states.append(state)
+  return encoded, mean_state(states)
 
 
-def task_losses(
+def task_loss(
+  model: TwoHalves,
+  name: str,
+  task_params: Params,
+  features: Features,
+  example: Example,
+  key: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, Any]:
+  """A task's loss, labels, and what its own half's state becomes, None without."""
+  if reads_state(model):
+    return model.task_loss_updating(name, task_params, features, example, key)
+  loss, labels = model.task_loss(name, task_params, features, example, key)
+  return loss, labels, None
+
+
+def counted_losses(
   model: TwoHalves, params: Params, batch: Mapping[str, Any], key: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, Extra]:
   """Every task's loss on one batch, by one forward pass.
 
   Args:
@@ -182,44 +245,20 @@ def task_losses(
     key: PRNG key of dropout; None outside training.
 
   Returns:
-    losses `[T]` float32 (0 where absent) and present `[T]` bool: the tasks with a label here.
+    losses `[T]` float32 (0 where absent), the labels `[T]` float32 that each is the mean of, or the
+    sum of their weights (0: absent), and the model's state, where it is bound to one.
   """
-  return _losses(model, params, batch, key, lambda n: jnp.zeros((), bool) if n is None else n > 0)
-
-
-def counted_losses(
-  model: TwoHalves, params: Params, batch: Mapping[str, Any], key: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
-  """`task_losses`, with `[T]` float32 in place of `present`: the labels that each is the mean of,
-  or the sum of their weights.
-  """
-
-  def count(labels: jax.Array | None) -> jax.Array:
-    return jnp.zeros((), jnp.float32) if labels is None else labels.astype(jnp.float32)
-
-  return _losses(model, params, batch, key, count)
-
-
-def _losses(
-  model: TwoHalves,
-  params: Params,
-  batch: Mapping[str, Any],
-  key: jax.Array | None,
-  read: Callable[[jax.Array | None], jax.Array],
-) -> tuple[jax.Array, jax.Array]:
-  """Every task's loss `[T]`, and `[T]` what `read` makes of its labels: None where it is absent."""
   names = model.task_names
   by_task = examples(batch, names)
-  features = encode_examples(model, params, batch, key)
-  losses, labels = [], []
+  features, shared_state = encode_examples(model, params, batch, key)
+  losses, labels, states = [], [], {}
   for index, name in enumerate(names):
-    if name not in by_task:
-      losses.append(jnp.zeros((), jnp.float32))
-      labels.append(read(None))
-      continue
-    loss, count = model.task_loss(
-      name, params['tasks'][name], features[name], by_task[name], head_key(key, index)
-    )
+    loss = count = jnp.zeros((), jnp.float32)
+    if name in by_task:
+      loss, count, states[name] = task_loss(
+        model, name, params['tasks'][name], features[name], by_task[name], head_key(key, index)
+      )
     losses.append(loss.astype(jnp.float32))
-    labels.append(read(count))
-  return jnp.stack(losses), jnp.stack(labels)
+    labels.append(count.astype(jnp.float32))
+  extra = Extra(model_state=joined_state(model, shared_state, states))
+  return jnp.stack(losses), jnp.stack(labels), extra

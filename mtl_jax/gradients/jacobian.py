@@ -1,16 +1,20 @@
 """The task Jacobian J = ∂L/∂θ of one batch: its rows, Jᵀw and Jv, each at the regime's cost."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.gradients import halves, linear, two_halves
+from mtl_jax.gradients import functions, halves, linear, two_halves
+from mtl_jax.gradients.functions import Losses
 from mtl_jax.gradients.linear import Jacobian
 from mtl_jax.protocols import TwoHalves, encodes_by_task, has_two_halves
 
-LossFunctions = TwoHalves | Callable[..., jax.Array] | Mapping[str, Callable] | Sequence[Callable]
+LossFunctions = (
+  TwoHalves | Losses | Callable[..., Any] | Mapping[str, Callable] | Sequence[Callable]
+)
 
 
 def is_split(params: Any) -> bool:
@@ -26,6 +30,7 @@ def linearize(
   *,
   stacked: bool = False,
   push: bool = False,
+  scale: jax.Array | float | None = None,
 ) -> Jacobian:
   """Runs the forward pass and returns what can be asked of its Jacobian.
 
@@ -33,75 +38,102 @@ def linearize(
     loss_fns: see `gradients.task_gradients`.
     params: parameters.
     batch: what the functions take; for a model, either regime.
-    key: PRNG key of dropout.
+    key: PRNG key of dropout; functions without a parameter for it are called without.
     stacked: the rows will be asked for; with own inputs, `pull` costs T copies of θ then.
     push: Jv will be asked for.
+    scale: what the losses are multiplied by before they are differentiated; what comes out is
+      divided by it, so that it shows in rounding only.
   """
   if has_two_halves(loss_fns):
     once = halves.has_shared_inputs(batch) and not encodes_by_task(loss_fns)
     regime = two_halves.shared_inputs if once else two_halves.own_features
-    return regime(loss_fns, params, batch, key, stacked, push)
-  args = (batch,) if key is None else (batch, key)
-  if stacked and not callable(loss_fns):
-    return _many_functions(loss_fns, params, args)
-  return _one_function(as_function(loss_fns), params, args, push)
+    jacobian = regime(loss_fns, params, batch, key, stacked, push, scale)
+    return jacobian if scale is None else jacobian.unscaled(scale)
+  losses = functions.as_losses(loss_fns)
+  return of_functions(losses, params, (batch,), key, {}, stacked=stacked, push=push, scale=scale)
 
 
-def as_function(loss_fns: Any) -> Callable[..., jax.Array]:
-  """Loss functions in any form but two halves, as one function to losses `[T]`."""
-  if callable(loss_fns):
-    return loss_fns
-  functions = list(loss_fns.values() if isinstance(loss_fns, Mapping) else loss_fns)
-  return lambda *args: jnp.stack([function(*args).astype(jnp.float32) for function in functions])
+def of_functions(
+  losses: Losses,
+  params: Any,
+  args: tuple[Any, ...],
+  key: jax.Array | None,
+  kwargs: Mapping[str, Any],
+  *,
+  stacked: bool = False,
+  push: bool = False,
+  scale: jax.Array | float | None = None,
+) -> Jacobian:
+  """`linearize` of functions with any arguments, after them the key where they can take it."""
+  losses = dataclasses.replace(losses, scale=scale)
+  if stacked and losses.separate:
+    jacobian = _many_functions(losses, params, args, key, kwargs)
+  else:
+    jacobian = _one_function(losses, params, args, key, kwargs, push)
+  if scale is None:
+    return jacobian
+  return jacobian._replace(losses=jacobian.losses / scale).unscaled(scale)
 
 
 def _one_function(
-  function: Callable[..., jax.Array], params: Any, args: tuple[Any, ...], push: bool
+  losses_of: Losses,
+  params: Any,
+  args: tuple[Any, ...],
+  key: jax.Array | None,
+  kwargs: Mapping[str, Any],
+  push: bool,
 ) -> Jacobian:
-  if is_split(params):
-    shared = params['shared']
-    losses, pull = jax.vjp(
-      lambda shared, tasks: function({'shared': shared, 'tasks': tasks}, *args),
-      shared,
-      params['tasks'],
-    )
-  else:
-    shared = params
-    losses, pull = jax.vjp(lambda everything: function(everything, *args), params)
-  if losses.ndim != 1:
-    raise ValueError(f'The loss function must return losses [T], not shape {losses.shape}.')
+  split = is_split(params)
 
-  def of_shared(shared: Any) -> jax.Array:
-    return function({**params, 'shared': shared} if is_split(params) else shared, *args)
+  def function(*parts: Any) -> tuple[jax.Array, functions.Extra]:
+    whole = {'shared': parts[0], 'tasks': parts[1]} if split else parts[0]
+    return losses_of(whole, *args, key=key, kwargs=kwargs)
+
+  parts = (params['shared'], params['tasks']) if split else (params,)
+  losses, pull, extra = jax.vjp(function, *parts, has_aux=True)
 
   def rows(at_once: int | None) -> Any:
     return linear.map_rows(
       lambda w: pull(w)[0], jnp.eye(losses.shape[0], dtype=losses.dtype), at_once
     )
 
-  push_losses = jax.linearize(of_shared, shared)[1] if push else None
+  push_losses = None
+  if push:
+    push_losses = jax.linearize(lambda shared: function(shared, *parts[1:])[0], parts[0])[1]
   return Jacobian(
-    losses.astype(jnp.float32),
+    losses,
     jnp.ones(losses.shape, bool),
-    pull(jnp.ones_like(losses))[1] if is_split(params) else None,
+    pull(jnp.ones_like(losses))[1] if split else None,
     rows,
     lambda weights: pull(weights.astype(losses.dtype))[0],
-    (lambda direction: push_losses(direction).astype(jnp.float32)) if push_losses else None,
+    push_losses,
     None,
     lambda: jnp.ones(losses.shape, jnp.float32),
+    extra,
   )
 
 
-def _many_functions(functions: Any, params: Any, args: tuple[Any, ...]) -> Jacobian:
-  names = list(functions) if isinstance(functions, Mapping) else list(range(len(functions)))
-  losses, grads = [], []
+def _many_functions(
+  functions: Losses,
+  params: Any,
+  args: tuple[Any, ...],
+  key: jax.Array | None,
+  kwargs: Mapping[str, Any],
+) -> Jacobian:
+  names = list(functions.by_name)
+  losses, grads, aux = [], [], []
   for name in names:
-    loss, grad = jax.value_and_grad(functions[name])(params, *args)
-    losses.append(loss.astype(jnp.float32))
+
+    def function(params: Any, name: Any = name) -> tuple[jax.Array, Any]:
+      return functions.of(name, params, *args, key=key, kwargs=kwargs)
+
+    (loss, more), grad = jax.value_and_grad(function, has_aux=True)(params)
+    losses.append(loss)
     grads.append(grad)
+    aux.append(more)
   tasks = None
   if is_split(params):
-    if isinstance(functions, Mapping) and set(names) == set(params['tasks']):
+    if functions.names and set(names) == set(params['tasks']):
       tasks = {name: grad['tasks'][name] for name, grad in zip(names, grads, strict=True)}
     else:
       tasks = jax.tree.map(lambda *leaves: sum(leaves), *(grad['tasks'] for grad in grads))
@@ -116,4 +148,5 @@ def _many_functions(functions: Any, params: Any, args: tuple[Any, ...]) -> Jacob
     None,
     None,
     lambda: jnp.ones(len(losses), jnp.float32),
+    functions.join(aux),
   )

@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mtl_jax.gradients.functions import Extra
+
 
 class Representation(NamedTuple):
   """The task losses as functions of the features, which every loss reads.
 
   Attributes:
-    rows: cotangents of the features' floating leaves, `[A, B, ...]` for A present tasks.
+    rows: cotangents of the features' floating leaves, `[A, B, ...]` for A present tasks; where each
+      task has features of its own, their squared norms `[A]`.
     shared: whether the tasks read the same features; else row i is of task i's own features.
     places: the tasks of the rows, int `[A]`.
     pull: cotangents `[B, ...]` of shared features -> gradient of θ.
@@ -22,6 +25,19 @@ class Representation(NamedTuple):
   shared: bool
   places: list[int]
   pull: Callable[[Any], Any] | None
+
+  def unscaled(self, scale: jax.Array | float) -> 'Representation':
+    """See `Jacobian.unscaled`; the rows become float32, so that small ones are not lost."""
+    if not self.shared or self.pull is None:  # inner products
+      return self._replace(rows=self.rows / scale**2)
+    pull, dtypes = self.pull, jax.tree.map(lambda row: row.dtype, self.rows)
+
+    def scaled_pull(cotangents: Any) -> Any:
+      scaled = jax.tree.map(lambda c, dtype: (c * scale).astype(dtype), cotangents, dtypes)
+      return divided(pull(scaled), scale)
+
+    rows = jax.tree.map(lambda row: row.astype(jnp.float32) / scale, self.rows)
+    return self._replace(rows=rows, pull=scaled_pull)
 
 
 class Jacobian(NamedTuple):
@@ -37,6 +53,7 @@ class Jacobian(NamedTuple):
     representation: None for a model without two halves.
     labels: () -> `[T]` float32, how many labels each loss is the mean of, or the sum of their
       weights; all 1 for a model without two halves.
+    extra: what the forward pass returned beside the losses.
   """
 
   losses: jax.Array
@@ -47,6 +64,26 @@ class Jacobian(NamedTuple):
   push: Callable[[Any], jax.Array] | None
   representation: Representation | None
   labels: Callable[[], jax.Array]
+  extra: Extra = Extra()
+
+  def unscaled(self, scale: jax.Array | float) -> 'Jacobian':
+    """The same of losses that were multiplied by `scale` before they were differentiated.
+
+    The losses themselves are taken to be right.
+    """
+    pull, push, rows = self.pull, self.push, self.rows
+    return self._replace(
+      tasks=divided(self.tasks, scale),
+      rows=lambda at_once: divided(rows(at_once), scale),
+      pull=lambda weights: divided(pull(weights), scale),
+      push=None if push is None else lambda direction: push(direction) / scale,
+      representation=self.representation and self.representation.unscaled(scale),
+    )
+
+
+def divided(tree: Any, scale: jax.Array | float) -> Any:
+  """A pytree divided by a number, in float32."""
+  return jax.tree.map(lambda x: (x.astype(jnp.float32) / scale).astype(x.dtype), tree)
 
 
 def take(weights: jax.Array, places: list[int]) -> jax.Array:

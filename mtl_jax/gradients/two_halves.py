@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax.gradients import halves, linear
+from mtl_jax.gradients.functions import Extra
 from mtl_jax.gradients.linear import Jacobian, Representation
 from mtl_jax.protocols import Example, TwoHalves
 
@@ -18,14 +19,16 @@ class HeadGradient(NamedTuple):
   Attributes:
     loss: `[]`.
     labels: how many it is the mean of, `[]`, or the sum of their weights.
-    cotangents: of the features' floating leaves, `[B, ...]` each.
-    own: the gradient of φ.
+    cotangents: of the features' floating leaves, `[B, ...]` each; times the scale of the losses.
+    own: the gradient of φ, likewise.
+    state: what the state of this half becomes.
   """
 
   loss: jax.Array
   labels: jax.Array
   cotangents: list[jax.Array]
   own: Any
+  state: Any
 
 
 class GroupMap(NamedTuple):
@@ -54,17 +57,18 @@ def shared_inputs(
   key: jax.Array | None,
   stacked: bool,
   push: bool,
+  scale: jax.Array | float | None = None,
 ) -> Jacobian:
   """All tasks read the same inputs: one forward, a backward for each row that is asked for."""
   del stacked
   names = model.task_names
   by_task = halves.examples(batch, names)
-  features, pull, push_features = _forward(
-    lambda shared: model.encode(shared, batch['inputs'], halves.encode_key(key, 0)),
+  features, pull, push_features, state = _forward(
+    lambda shared: halves.encode(model, shared, batch['inputs'], halves.encode_key(key, 0)),
     params['shared'],
     push,
   )
-  heads = _head_gradients(model, params, by_task, dict.fromkeys(by_task, features), key, names)
+  heads = _head_gradients(model, params, by_task, dict.fromkeys(by_task, features), key, scale)
   cotangents = halves.stack_trees([heads[name].cotangents for name in by_task])
   places = [names.index(name) for name in by_task]
 
@@ -92,6 +96,7 @@ def shared_inputs(
     pushed if push else None,
     Representation(cotangents, True, places, lambda leaves: pull(leaves)[0]),
     lambda: _labels(names, heads),
+    _extra(model, state, heads),
   )
 
 
@@ -102,27 +107,30 @@ def own_features(
   key: jax.Array | None,
   stacked: bool,
   push: bool,
+  scale: jax.Array | float | None = None,
 ) -> Jacobian:
   """Own inputs, or an encoder that works differently for each task: one backward for all."""
   names = model.task_names
   by_task = halves.examples(batch, names)
   shared = params['shared']
 
-  def encode_both(group: halves.Group, both: tuple[Any, Any]) -> Any:
+  def encode_both(group: halves.Group, both: tuple[Any, Any]) -> tuple[Any, Any]:
     return halves.encode_group(model, both[0], both[1], group)
 
   heads: dict[str, HeadGradient] = {}
   maps: list[GroupMap] = []
+  states = []
   for group in halves.groups(model, params, batch, key):
     if stacked:
-      features, pull = _mapped_vjp(model, shared, group)
+      features, pull, state = _mapped_vjp(model, shared, group)
       push_features = None
     else:
       encode = functools.partial(encode_both, group)
-      features, pull, push_features = _forward(encode, (shared, group.own), push)
+      features, pull, push_features, state = _forward(encode, (shared, group.own), push)
+    states.append(state)
     by_name = dict(zip(group.names, halves.rows_of(features), strict=True))
     examples = {name: by_task[name] for name in group.names}
-    heads |= _head_gradients(model, params, examples, by_name, key, names)
+    heads |= _head_gradients(model, params, examples, by_name, key, scale)
     cotangents = halves.stack_trees([heads[name].cotangents for name in group.names])
     pulled: Any = pull(cotangents) if stacked else None
     if jax.tree.leaves(group.own):
@@ -174,6 +182,7 @@ def own_features(
     pushed if push else None,
     Representation(jnp.stack(list(norms.values())), False, list(norms), None),
     lambda: _labels(names, heads),
+    _extra(model, halves.mean_state(states), heads),
   )
 
 
@@ -183,12 +192,12 @@ def _head_gradients(
   by_task: Mapping[str, Example],
   features: Mapping[str, Any],
   key: jax.Array | None,
-  names: Sequence[str],
+  scale: jax.Array | float | None,
 ) -> dict[str, HeadGradient]:
-  """By task, for the tasks of `by_task`; `names` are all of the model's."""
+  """By task, for the tasks of `by_task`."""
   results = {}
   for name, example in by_task.items():
-    head_key = halves.head_key(key, names.index(name))
+    head_key = halves.head_key(key, model.task_names.index(name))
     leaves, rebuild = _floating_leaves(features[name])
 
     def loss(
@@ -198,13 +207,16 @@ def _head_gradients(
       example: Example = example,
       rebuild: Callable[..., Any] = rebuild,
       head_key: jax.Array | None = head_key,
-    ) -> tuple[jax.Array, jax.Array]:
-      return model.task_loss(name, task_params, rebuild(leaves), example, head_key)
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+      value, labels, state = halves.task_loss(
+        model, name, task_params, rebuild(leaves), example, head_key
+      )
+      return value if scale is None else value.astype(jnp.float32) * scale, (value, labels, state)
 
-    (value, labels), (task_grad, feature_grad) = jax.value_and_grad(
+    (_, (value, labels, state)), (task_grad, feature_grad) = jax.value_and_grad(
       loss, argnums=(0, 1), has_aux=True
     )(params['tasks'][name], leaves)
-    results[name] = HeadGradient(value, labels, feature_grad, task_grad)
+    results[name] = HeadGradient(value, labels, feature_grad, task_grad, state)
   return results
 
 
@@ -224,6 +236,11 @@ def _assemble(
     for name in names
   }
   return losses, present, tasks
+
+
+def _extra(model: TwoHalves, shared: Any, heads: Mapping[str, HeadGradient]) -> Extra:
+  states = {name: head.state for name, head in heads.items()}
+  return Extra(model_state=halves.joined_state(model, shared, states))
 
 
 def _labels(names: Sequence[str], heads: Mapping[str, HeadGradient]) -> jax.Array:
@@ -262,26 +279,28 @@ def _floating_leaves(tree: Any) -> tuple[list[jax.Array], Callable[[Sequence[jax
 
 
 def _forward(
-  encode: Callable[[Any], Any], shared: Any, push: bool
-) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any] | None]:
-  """Features, their pull-back (cotangents of the floating leaves -> θ) and their push-forward."""
+  encode: Callable[[Any], tuple[Any, Any]], shared: Any, push: bool
+) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any] | None, Any]:
+  """Features, their pull-back (cotangents of the floating leaves -> θ) and their push-forward; and
+  what comes beside the features.
+  """
 
   def floating(shared: Any) -> tuple[list[jax.Array], Any]:
-    features = encode(shared)
-    return _floating_leaves(features)[0], features
+    features, state = encode(shared)
+    return _floating_leaves(features)[0], (features, state)
 
   if not push:
-    _, pull, features = jax.vjp(floating, shared, has_aux=True)
-    return features, pull, None
-  _, linear, features = jax.linearize(floating, shared, has_aux=True)
-  return features, jax.linear_transpose(linear, shared), linear
+    _, pull, (features, state) = jax.vjp(floating, shared, has_aux=True)
+    return features, pull, None, state
+  _, linear, (features, state) = jax.linearize(floating, shared, has_aux=True)
+  return features, jax.linear_transpose(linear, shared), linear, state
 
 
 def _mapped_vjp(
   model: TwoHalves, shared: Any, group: halves.Group
-) -> tuple[Any, Callable[[Any], Any]]:
-  """`_forward` for the rows of a group at once: features `[A, ...]`, and their pull-back to
-  gradients `[A, ...]` of θ and of what of the tasks' own parameters takes part.
+) -> tuple[Any, Callable[[Any], Any], Any]:
+  """`_forward` for the rows of a group at once: features `[A, ...]`, their pull-back to gradients
+  `[A, ...]` of θ and of what of the tasks' own parameters takes part, and states `[A, ...]`.
 
   The residuals of one task's forward hold the weights beside the activations. The weights are the
   same for every task, so they are kept out of the mapped outputs: no A copies of θ. (In bfloat16
@@ -292,8 +311,8 @@ def _mapped_vjp(
 
   def forward(
     inputs: Any, key: jax.Array | None, index: jax.Array, own: Any
-  ) -> tuple[Any, list[Any]]:
-    features, pull, _ = _forward(
+  ) -> tuple[Any, list[Any], Any]:
+    features, pull, _, state = _forward(
       lambda both: halves.encode_row(model, both[0], both[1], inputs, key, index),
       (shared, own),
       False,
@@ -301,9 +320,9 @@ def _mapped_vjp(
     residuals, layout['structure'] = jax.tree.flatten(pull)
     layout['fixed'] = [weights.get(id(leaf)) for leaf in residuals]
     mapped = [r for r, w in zip(residuals, layout['fixed'], strict=True) if w is None]
-    return features, mapped
+    return features, mapped, state
 
-  features, mapped = group.map(forward, group.own)
+  features, mapped, states = group.map(forward, group.own)
 
   def backward(args: tuple[Any, Any]) -> Any:
     residuals, cotangents = args
@@ -311,4 +330,4 @@ def _mapped_vjp(
     leaves = [next(residuals) if w is None else w for w in layout['fixed']]
     return jax.tree.unflatten(layout['structure'], leaves)(cotangents)[0]
 
-  return features, lambda cotangents: jax.vmap(backward)((mapped, cotangents))
+  return features, lambda cotangents: jax.vmap(backward)((mapped, cotangents)), states

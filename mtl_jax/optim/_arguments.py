@@ -25,10 +25,29 @@ def num_rows(stacked: Any, losses: jax.Array | None = None) -> int:
       raise ValueError(
         f'Task gradients need a leading axis of T = {tasks} tasks on every leaf, but '
         f'{jax.tree_util.keystr(path) or "the leaf"} has shape {jnp.shape(leaf)}. '
-        'Where only part of the tree is stacked, use mtl_jax.optim.on_shared.'
+        'Where only part of the tree is stacked, use mtl_jax.optim.on_shared; what accumulates or '
+        'checks updates, such as optax.MultiSteps, goes after the balancer, around the optimizer.'
       )
   assert tasks is not None
   return tasks
+
+
+def refuse_masked(params: Any) -> None:
+  """Raises ValueError for a tree of which `optax.masked` or `optax.partition` hides a part.
+
+  What they hide from a balancer they would pass on with its task axis, as an update of another
+  shape than the parameter's.
+  """
+  if any(map(_masked, jax.tree.leaves(params, is_leaf=_masked))):
+    raise ValueError(
+      'A balancer inside optax.masked or optax.partition does not see all parameters, and the rest '
+      'would keep the task axis: balance first, then mask, as in optax.chain(pcgrad(), '
+      'optax.masked(adam, mask)).'
+    )
+
+
+def _masked(node: Any) -> bool:
+  return isinstance(node, optax.MaskedNode)
 
 
 def require_losses(losses: jax.Array | None, method: str, tasks: int | None = None) -> jax.Array:

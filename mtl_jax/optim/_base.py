@@ -45,10 +45,14 @@ class Balancer(optax.GradientTransformationExtraArgs):
     init_tasks: Callable[[Any, int | None], State] | None = None,
     weighed: Callable[..., tuple[Any, State, jax.Array]] | None = None,
   ) -> Self:
-    self = super().__new__(cls, init, update)
+    def checked(params: optax.Params) -> optax.OptState:
+      _arguments.refuse_masked(params)
+      return init(params)
+
+    self = super().__new__(cls, checked, update)
     self.weighting = weighting
     self.needs = needs
-    self.init_tasks = init_tasks or _init_tasks(init, weighting)
+    self.init_tasks = init_tasks or _init_tasks(checked, weighting)
     self.weighed = weighed
     return self
 

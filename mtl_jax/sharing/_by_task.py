@@ -34,7 +34,9 @@ class ByTaskModel(MultiTaskModel):
 
   shared: Any  # an Encoding
 
-  def init(self, key: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
+  def init_with_state(
+    self, key: jax.Array, batch: Mapping[str, Any]
+  ) -> tuple[dict[str, Any], None]:
     by_task = self._all_tasks(batch)
     shared_key, task_key = jax.random.split(key)
     inputs = [by_task[name]['inputs'] for name in self.task_names]
@@ -47,7 +49,7 @@ class ByTaskModel(MultiTaskModel):
         self._module(name), f'task {name!r}', jax.random.fold_in(task_key, index), features, x
       )
       tasks[name] = {'encoder': own[index], 'head': head}
-    return {'shared': shared, 'tasks': tasks}
+    return {'shared': shared, 'tasks': tasks}, None
 
   def encode(self, shared: Any, inputs: Any, key: jax.Array | None = None) -> Any:
     raise TypeError('Each task encodes differently here: use encode_task.')

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients, protocols
+from mtl_jax.gradients.linear import divided
 from mtl_jax.optim import _base
 from mtl_jax.train_step import _path, _result, _watch
 from mtl_jax.train_step._result import Result
@@ -25,6 +26,11 @@ def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Resu
     ValueError: an unknown option, or one that the method cannot follow.
   """
   check(balance, options.at, options.jacobian, options.accumulate)
+  if options.loss_scale is not None and protocols.needs_of(balance) == 'functions':
+    raise ValueError(
+      "loss_scale: a method that needs 'functions' differentiates the losses itself; multiply them "
+      'in the loss function.'
+    )
   if options.accumulate > 1 and protocols.needs_whole_batches(model):
     raise ValueError(
       f'accumulate={options.accumulate}: this model has losses that are no means over labels (a '
@@ -94,15 +100,22 @@ class _Losses:
     if self._options.unit_task_weights and gradients.is_split(params):
       return self._one_backward(params, balance_state, batch, key)
     count = self._options.accumulate
-    losses, pull, present = jax.vjp(
-      lambda params: _path.losses_of(self._model, params, batch, key, count), params, has_aux=True
-    )
+    scale = self._options.loss_scale
+
+    def losses_of(params: Any) -> tuple[jax.Array, Any]:
+      losses, *more = _path.losses_of(self._model, params, batch, key, count)
+      return losses, more
+
+    losses, pull, (present, extra) = jax.vjp(losses_of, params, has_aux=True)
     weights, balance_state = _base.weigh(
       self._weighting, balance_state, losses=losses, present=present, key=_result.balance_key(key)
     )
-    (grads,) = pull(weights)
+    (grads,) = pull(weights if scale is None else weights * scale)
+    if scale is not None:
+      grads = divided(grads, scale)
     finite = _watch.finite_sum(self._model, losses, grads)
-    return Result(losses, present, grads, balance_state, {'weight': weights, 'finite': finite})
+    metrics = {'weight': weights, 'finite': finite}
+    return Result(losses, present, grads, balance_state, metrics, extra)
 
   def _one_backward(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
     """Weights without a Gramian, one backward of θ; the tasks' own gradients stay plain."""
@@ -163,12 +176,14 @@ class _Gramian:
     assert tasks is not None
     path = _path.choose(options, shared, count * tasks, True, self._logged)
     free, at_once = path == 'matrix_free', _path.at_once(options, path)
-    jacobians = [
-      _path.linearize(
-        options, self._model, params, part, k, stacked=not free, push=free, at_once=at_once
+    jacobians, model = [], self._model
+    for part, k in zip(parts, keys, strict=True):
+      jacobians.append(
+        _path.linearize(
+          options, model, params, part, k, stacked=not free, push=free, at_once=at_once
+        )
       )
-      for part, k in zip(parts, keys, strict=True)
-    ]
+      model = gradients.rebind(model, jacobians[-1].extra.model_state)
     last = jacobians[-1]
     losses = sum(jacobian.losses for jacobian in jacobians) / jnp.float32(count)
     present = jnp.all(jnp.stack([jacobian.present for jacobian in jacobians]), axis=0)
@@ -210,7 +225,7 @@ class _Gramian:
       metrics |= _watch.monitored(norms, _base.dot(norms, weights), present)
     metrics['finite'] = _watch.finite(self._model, losses, metrics['gradient_norm'], tasks)
     grads = _result.join(params, direction, tasks)
-    return Result(losses, present, grads, new_state, metrics)
+    return Result(losses, present, grads, new_state, metrics, last.extra)
 
 
 class _Stacked:
@@ -251,7 +266,7 @@ class _Stacked:
       self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
     )
     grads = _result.join(params, direction, jacobian.tasks)
-    return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+    return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics, jacobian.extra)
 
 
 class _Representation:
@@ -266,7 +281,7 @@ class _Representation:
     self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array
   ) -> Result:
     del validation
-    jacobian = gradients.linearize(self._model, params, batch, key)
+    jacobian = _path.linearize(self._options, self._model, params, batch, key)
     features = jacobian.representation
     assert features is not None
     tasks, places = jacobian.losses.shape[0], jnp.array(features.places)
@@ -291,7 +306,7 @@ class _Representation:
       metrics |= _watch.monitored(gram, _base.dot(gram, weights), jacobian.present)
     metrics['finite'] = _watch.finite(self._model, jacobian.losses, metrics['gradient_norm'], own)
     grads = _result.join(params, direction, own)
-    return Result(jacobian.losses, jacobian.present, grads, new_state, metrics)
+    return Result(jacobian.losses, jacobian.present, grads, new_state, metrics, jacobian.extra)
 
   def _inside(
     self, params: Any, balance_state: Any, jacobian: gradients.Jacobian, known: dict[str, Any]
@@ -321,7 +336,7 @@ class _Representation:
       self._model, jacobian.losses, metrics['gradient_norm'], jacobian.tasks
     )
     grads = _result.join(params, features.pull(cotangent), jacobian.tasks)
-    return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+    return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics, jacobian.extra)
 
 
 class _Functions:
@@ -339,7 +354,7 @@ class _Functions:
     held_key = None if gradients.has_two_halves(model) else key
     if validation is None:
       batch, validation = _result.part_of(batch, 0, 2), _result.part_of(batch, 1, 2)
-    losses, present = _path.losses_of(model, params, batch, key, count)
+    losses, present, extra = _path.losses_of(model, params, batch, key, count)
     grads, balance_state, metrics = _result.update(
       self._balance,
       None,
@@ -355,4 +370,4 @@ class _Functions:
     if self._options.monitor:
       metrics |= _watch.of_model(model, params, batch, key, grads, self._options, self._logged)
     metrics['finite'] = _watch.finite_sum(model, losses, grads)
-    return Result(losses, present, grads, balance_state, metrics)
+    return Result(losses, present, grads, balance_state, metrics, extra)

@@ -1,16 +1,14 @@
 """The way to the tasks' gradients: all at once, one after the other, or never held."""
 
-import inspect
+import functools
 import logging
 import os
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mtl_jax import gradients
-from mtl_jax.gradients import halves
 
 _SHARE = 0.25  # of the device's memory that 'auto' gives to the stacked gradients
 _LOG = logging.getLogger('mtl_jax')
@@ -27,19 +25,18 @@ class Options(NamedTuple):
   parameter_devices: int  # that share the parameters
   sharded: bool
   accumulate: int = 1
+  loss_scale: jax.Array | float | None = None
 
 
 def losses_of(
   model: Any, params: Any, batch: Any, key: jax.Array | None, accumulate: int = 1
-) -> tuple[jax.Array, jax.Array]:
-  """Losses `[T]` and present `[T]` of any model, the batch in so many parts."""
+) -> tuple[jax.Array, jax.Array, gradients.Extra]:
+  """Losses `[T]` and present `[T]` of any model, the batch in so many parts; what else comes."""
+  find = gradients.accumulated.counted
   if accumulate > 1:
-    return gradients.accumulated.losses(model, params, batch, key, accumulate)
-  if gradients.has_two_halves(model):
-    return halves.task_losses(model, params, batch, key)
-  args = (params, batch) if key is None else (params, batch, key)
-  losses = gradients.as_function(model)(*args).astype(jnp.float32)
-  return losses, jnp.ones(losses.shape, bool)
+    find = functools.partial(gradients.accumulated.losses, count=accumulate)
+  losses, labels, extra = find(model, params, batch, key)
+  return losses, labels > 0, extra
 
 
 def linearize(
@@ -57,10 +54,11 @@ def linearize(
 
   Whoever asks for the rows says here how many tasks are pulled back at once, and to `rows` again.
   """
+  ways: dict[str, Any] = {'stacked': stacked, 'push': push, 'scale': options.loss_scale}
   if options.accumulate == 1:
-    return gradients.linearize(model, params, batch, key, stacked=stacked, push=push)
+    return gradients.linearize(model, params, batch, key, **ways)
   return gradients.accumulated.linearize(
-    model, params, batch, key, options.accumulate, stacked=stacked, push=push, at_once=at_once
+    model, params, batch, key, options.accumulate, at_once=at_once, **ways
   )
 
 
@@ -70,28 +68,13 @@ def at_once(options: Options, path: str) -> int | None:
 
 
 def tasks_in(model: Any, params: Any = None, batch: Any = None) -> int | None:
-  """T; None for a single function to losses `[T]` without a batch to try it on."""
+  """T; None for a single function to all losses without a batch to try it on."""
   if gradients.has_two_halves(model):
     return len(model.task_names)
-  if not callable(model):
-    return len(model)
-  if batch is None:
-    return None
-  args = (params, batch) if _takes(model, 2) else (params, batch, jax.random.key(0))
-  return jax.eval_shape(model, *args).shape[0]
-
-
-def _takes(function: Callable[..., Any], count: int) -> bool:
-  """Whether it can be called with so many arguments; a guess of yes where it does not tell."""
-  try:
-    signature = inspect.signature(function)
-  except (TypeError, ValueError):
-    return True
-  try:
-    signature.bind(*range(count))
-  except TypeError:
-    return False
-  return True
+  losses = gradients.as_losses(model)
+  if losses.separate:
+    return len(losses.by_name)
+  return None if batch is None else losses.count(params, batch, key=jax.random.key(0))
 
 
 def shared_of(tree: Any) -> Any:

@@ -13,13 +13,16 @@ _BALANCE = 2**32 - 1  # apart from what `halves` folds in: twice a task's index,
 
 
 class Result(NamedTuple):
-  """Losses `[T]`, present `[T]`, the gradient of all parameters, the balance's state, metrics."""
+  """Losses `[T]`, present `[T]`, the gradient of all parameters, the balance's state, metrics, and
+  what the forward pass returned beside the losses.
+  """
 
   losses: jax.Array
   present: jax.Array
   grads: Any
   balance_state: Any
   metrics: dict[str, jax.Array]
+  extra: gradients.Extra
 
 
 def pulled(
@@ -32,7 +35,7 @@ def pulled(
 ) -> Result:
   grads = join(params, shared, jacobian.tasks)
   metrics = {'weight': weights, 'finite': _watch.finite_sum(model, jacobian.losses, grads)}
-  return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics)
+  return Result(jacobian.losses, jacobian.present, grads, balance_state, metrics, jacobian.extra)
 
 
 def update(

@@ -22,6 +22,8 @@ class TrainState:
     opt_state: the optimizer's.
     balance_state: the balancing method's.
     key: PRNG key `[]`; it never changes: a step's randomness is `fold_in(key, step)`.
+    model_state: what the model keeps beside its parameters and a step changes without a gradient,
+      such as running means of BatchNorm; None where there is none.
   """
 
   step: jax.Array
@@ -29,6 +31,7 @@ class TrainState:
   opt_state: Any
   balance_state: Any
   key: jax.Array
+  model_state: Any = None
 
 
 def init_train_state(
@@ -39,6 +42,7 @@ def init_train_state(
   batch: Any = None,
   *,
   params: Any = None,
+  model_state: Any = None,
   mesh: Mesh | None = None,
   rules: sharding.Rules = sharding.DEFAULT_RULES,
 ) -> TrainState:
@@ -51,6 +55,8 @@ def init_train_state(
     key: PRNG key of the initial parameters and of training.
     batch: one batch with every task, for `model.init`.
     params: initial parameters in place of `model.init(key, batch)`.
+    model_state: the model's first state in place of the model's own; for loss functions
+      that take one (see `make_train_step`).
     mesh: from `sharding.make_mesh`.
     rules: which parameters are split how (see `sharding.partition`).
 
@@ -58,35 +64,57 @@ def init_train_state(
     the state of step 0.
 
   Raises:
-    ValueError: neither parameters nor a model with `init` and a batch.
+    ValueError: neither parameters nor a model with `init` and a batch; a leaf of the parameters is
+      no floating array.
   """
   if params is None and (batch is None or not protocols.initializes(model)):
     raise ValueError('init_train_state needs params=, or a model with init and a batch.')
+  if params is not None:
+    gradients.check_params(params)
   init_key, train_key = jax.random.split(key)
 
-  def init(init_key: jax.Array, train_key: jax.Array, batch: Any, params: Any) -> TrainState:
-    if params is None:
+  def init(
+    init_key: jax.Array, train_key: jax.Array, batch: Any, params: Any, model_state: Any
+  ) -> TrainState:
+    if batch is not None and protocols.can_keep_state(model):
+      fresh = model.init_with_state(init_key, batch)
+      params = fresh[0] if params is None else params
+      model_state = fresh[1] if model_state is None else model_state
+    elif params is None:
       params = model.init(init_key, batch)
-    # Weak types would compile the second step anew.
-    params = jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), params)
+    params, model_state = _strong(params), _strong(model_state)
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       opt_state=optimizer.init(params),
-      balance_state=_init_balance(balance, model, params, batch),
+      balance_state=_init_balance(balance, model, params, batch, model_state),
       key=train_key,
+      model_state=model_state,
     )
 
-  args = (init_key, train_key, batch, params)
+  args = (init_key, train_key, batch, params, model_state)
   if mesh is None:
     return jax.jit(init)(*args)
   placed = sharding.partition(jax.eval_shape(init, *args), mesh, rules)
   return jax.jit(init, out_shardings=placed)(*args)
 
 
-def _init_balance(balance: Any, model: Any, params: Any, batch: Any) -> Any:
+def _strong(tree: Any) -> Any:
+  """The same without weak types, which would compile the second step anew."""
+  return jax.tree.map(
+    lambda x: x if _is_key(x) else jax.lax.convert_element_type(x, jnp.result_type(x)), tree
+  )
+
+
+def _is_key(x: Any) -> bool:
+  return jax.dtypes.issubdtype(getattr(x, 'dtype', None), jax.dtypes.prng_key)
+
+
+def _init_balance(balance: Any, model: Any, params: Any, batch: Any, model_state: Any) -> Any:
   split = gradients.is_split(params)
   owner = params['shared'] if split else params
+  if model_state is not None and not gradients.has_two_halves(model):
+    model = gradients.bind(model, model_state)
   tasks = _path.tasks_in(model, params, batch)
   whole = protocols.needs_of(balance) == 'functions'
   return protocols.first_state_of(balance, params if whole else owner, tasks)

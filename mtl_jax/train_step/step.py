@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mtl_jax import protocols, sharding
+from mtl_jax import gradients, protocols, sharding
 from mtl_jax.train_step import _direction, _path
 from mtl_jax.train_step.state import TrainState
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
+_BY_TASK = ('loss', 'present', 'weight', 'finite', 'gradient_norm')
 
 
 def make_train_step(
@@ -31,6 +32,8 @@ def make_train_step(
   unit_task_weights: bool = False,
   monitor: bool = False,
   accumulate: int = 1,
+  has_aux: bool = False,
+  loss_scale: float | None = None,
   jit: bool = True,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """One step of training: gradients of every task, one direction, one update.
@@ -49,8 +52,10 @@ def make_train_step(
 
   Args:
     model: `MultiTaskModel`, another `gradients.TwoHalves`, or loss functions taking
-      `(params, batch, key)` (see `task_gradients`). One that changes over training has a method
-      `at(step)`, int32 `[]`, to the model of that step.
+      `(params, batch)` or `(params, batch, key)` (see `task_gradients`). Where the train state has
+      a model state, one function that takes `(params, model_state, batch[, key])` and returns
+      `(losses, new_state)`: the state of the next step. A model that changes over training has a
+      method `at(step)`, int32 `[]`, to the model of that step.
     balance: a balancing method or any optax transformation of stacked gradients to one direction.
     optimizer: any optax transformation; it gets the extra arguments `losses` `[T]` and
       `value` `[]`, their sum.
@@ -81,7 +86,11 @@ def make_train_step(
       task: each task's is weighted by its labels in a micro-batch, or by the sum of their weights.
       Dropout differs by micro-batch. With methods on losses or functions, held weights, and
       `jacobian='matrix_free'`, no gradient a task is held, and micro-batches run forward once more.
-      Loss functions without two halves must be means over the examples.
+      Loss functions without two halves must be means over the examples. A model state goes from
+      one micro-batch to the next.
+    has_aux: loss functions return `(losses, aux)`, with a model state `(losses, (new_state, aux))`;
+      aux, any pytree, is the metric 'aux' (with `accumulate` stacked, `[k, ...]`).
+    loss_scale: see `task_gradients`.
     jit: compile the step and donate the state; False gives the pure function, for `vmap` or `scan`.
 
   Returns:
@@ -93,7 +102,8 @@ def make_train_step(
     `Task.weight` is 0), 'finite' `[T]` bool (loss and gradient), 'update_norm' `[]` (of the
     parameters' change), 'penalty' `[]` (where the model has one: its gradient joins the direction,
     unbalanced), and where the method needs the gradients, 'gradient_norm' `[T]` and, where it needs
-    G, 'cosine' `[T, T]` (NaN in a step that had no use for G).
+    G, 'cosine' `[T, T]` (NaN in a step that had no use for G). Where the losses are a dict, or the
+    functions a mapping, what is `[T]` is a dict by their names, and 'cosine' one of dicts.
 
   Raises:
     ValueError: an option that does not exist, or that the method or the model cannot follow.
@@ -101,7 +111,15 @@ def make_train_step(
   optimizer = optax.with_extra_args_support(optimizer)
   devices = 1 if mesh is None else mesh.shape['fsdp']
   ways = _path.Options(
-    at, jacobian, tasks_at_once, unit_task_weights, monitor, devices, mesh is not None, accumulate
+    at,
+    jacobian,
+    tasks_at_once,
+    unit_task_weights,
+    monitor,
+    devices,
+    mesh is not None,
+    accumulate,
+    loss_scale,
   )
   direction = _direction.make(model, balance, ways)
   weighting = protocols.weighting_of(balance)
@@ -113,8 +131,11 @@ def make_train_step(
     here, towards = model, direction
     if protocols.changes(model):
       here = model.at(state.step)
+    if has_aux or state.model_state is not None:
+      here = gradients.bind(here, state.model_state, has_aux)
+    if here is not model:
       towards = _direction.make(here, balance, ways)
-    losses, present, grads, balance_state, metrics = towards(
+    losses, present, grads, balance_state, metrics, extra = towards(
       state.params, state.balance_state, batch, validation, key
     )
     if penalty is not None:
@@ -126,14 +147,17 @@ def make_train_step(
       )
       params = optax.apply_updates(state.params, updates)
     if follow is not None:
-      new_losses, _ = _path.losses_of(here, params, batch, key, accumulate)
+      new_losses, _, _ = _path.losses_of(here, params, batch, key, accumulate)
       seen = present & jnp.isfinite(losses) & jnp.isfinite(new_losses)
       balance_state = follow(balance_state, losses=losses, new_losses=new_losses, present=seen)
     metrics |= {'loss': jnp.where(present, losses, jnp.nan), 'present': present}
     metrics['update_norm'] = optax.tree.norm(updates)
     if 'weight' in metrics:
       metrics['weight'] = jnp.where(present, metrics['weight'], 0.0)
-    new = TrainState(state.step + 1, params, opt_state, balance_state, state.key)
+    metrics = _by_name(metrics, extra.names)
+    if has_aux:
+      metrics['aux'] = extra.aux
+    new = TrainState(state.step + 1, params, opt_state, balance_state, state.key, extra.model_state)
     if mesh is not None:
       new = jax.lax.with_sharding_constraint(new, sharding.partition(new, mesh, rules))
     return new, metrics
@@ -141,21 +165,46 @@ def make_train_step(
   return jax.jit(step, donate_argnums=0) if jit else step
 
 
-def make_eval_step(model: Any, *, jit: bool = True) -> Callable[[Any, Any], dict[str, Any]]:
+def make_eval_step(
+  model: Any, *, has_aux: bool = False, jit: bool = True
+) -> Callable[..., dict[str, Any]]:
   """The evaluation of one batch, without dropout.
 
   Args:
-    model: `MultiTaskModel`, or loss functions taking `(params, batch)`.
+    model: `MultiTaskModel`, or loss functions taking `(params, batch)`, with a model state
+      `(params, model_state, batch)`.
+    has_aux: as in `make_train_step`.
     jit: compile it.
 
   Returns:
-    `eval_step(params, batch)`: what `MultiTaskModel.evaluate` returns; for any other model
-    `{'loss': [T]}`.
+    `eval_step(params, batch, model_state=None)`: what `MultiTaskModel.evaluate` returns; for any
+    other model `{'loss': [T]}`, a dict by name where the losses are, and with `has_aux` 'aux'.
   """
 
-  def evaluate(params: Any, batch: Any) -> dict[str, Any]:
-    if protocols.evaluates(model):
-      return model.evaluate(params, batch)
-    return {'loss': _path.losses_of(model, params, batch, None)[0]}
+  def evaluate(params: Any, batch: Any, model_state: Any = None) -> dict[str, Any]:
+    here = model
+    if has_aux or model_state is not None:
+      here = gradients.bind(model, model_state, has_aux, training=False)
+    if protocols.evaluates(here):
+      return here.evaluate(params, batch)
+    losses, _, extra = _path.losses_of(here, params, batch, None)
+    return _by_name({'loss': losses}, extra.names) | ({'aux': extra.aux} if has_aux else {})
 
   return jax.jit(evaluate) if jit else evaluate
+
+
+def _by_name(metrics: Metrics, names: tuple[str, ...]) -> Metrics:
+  """Metrics by task as dicts, where the tasks have names."""
+  if not names:
+    return metrics
+
+  def named(values: jax.Array) -> dict[str, Any]:
+    return dict(zip(names, values, strict=True))
+
+  found: Metrics = {}
+  for name, values in metrics.items():
+    if name == 'cosine':
+      found[name] = {task: named(row) for task, row in named(values).items()}
+    else:
+      found[name] = named(values) if name in _BY_TASK else values
+  return found

@@ -210,7 +210,7 @@ class Trained:
     return made
 
   def _encode(self, params: Any, inputs: Any, task: str) -> Any:
-    return halves.encode_examples(self.model, params, {task: {'inputs': inputs}})[task]
+    return halves.encode_examples(self.model, params, {task: {'inputs': inputs}})[0][task]
 
   def _batches(self, examples: Sequence[Any], where: str, first: int = 0) -> serving.Batches:
     """The batches of some inputs, of which `first` says the number in messages."""

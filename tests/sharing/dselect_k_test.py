@@ -158,7 +158,7 @@ def test_gates_by_example_have_their_penalty_in_the_loss():
     own = model.task(name).weight * plain['loss_sum'][i] / plain['loss_count'][i]
     np.testing.assert_allclose(losses[i], own + regularizers(chosen, 0.1), rtol=1e-4)
   assert losses[2] == 0
-  slope = jax.jit(jax.grad(lambda p: halves.task_losses(model, p, batch)[0][2]))(params)
+  slope = jax.jit(jax.grad(lambda p: halves.counted_losses(model, p, batch)[0][2]))(params)
   assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(slope))
 
 

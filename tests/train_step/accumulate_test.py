@@ -174,10 +174,10 @@ def test_dropout_differs_by_micro_batch():
   parts = accumulated.micro_batches(twice, 2)
   jax.tree.map(lambda part, leaf: np.testing.assert_array_equal(part[1], leaf), parts, half)
   for key, same in ((None, True), (jax.random.key(3), False)):
-    one, _ = accumulated.losses(model, params, half, key, 1)
-    two, _ = accumulated.losses(model, params, twice, key, 2)
+    one, *_ = accumulated.losses(model, params, half, key, 1)
+    two, *_ = accumulated.losses(model, params, twice, key, 2)
     assert np.allclose(one, two, rtol=1e-5) == same
-    again, _ = accumulated.losses(model, params, twice, key, 2)
+    again, *_ = accumulated.losses(model, params, twice, key, 2)
     np.testing.assert_array_equal(two, again)
 
 
