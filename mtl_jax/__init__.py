@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mtl_jax import encoders, heads, memory, optim, sharding, sharing
+from mtl_jax import encoders, heads, memory, monitor, optim, sharding, sharing
 from mtl_jax.gradients import combine, cosines, gramian, task_gradients
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.tasks import Task
@@ -29,6 +29,7 @@ __all__ = [
   'make_eval_step',
   'make_train_step',
   'memory',
+  'monitor',
   'optim',
   'sharding',
   'sharing',

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 OWN = 'your-data.md'  # has files and commands between its blocks: tests/your_data_test.py
 PAGES = (
   ROOT / 'README.md',
-  *(page for page in sorted((ROOT / 'docs').glob('*.md')) if page.name != OWN),
+  *(page for page in sorted((ROOT / 'docs').rglob('*.md')) if page.name != OWN),
 )
 
 

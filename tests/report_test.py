@@ -496,6 +496,27 @@ def test_weights_and_cosines(tmp_path):
   assert [t.get_text() for t in cosines.get_yticklabels()] == ['pos', 'rule']
 
 
+def test_the_verdict_on_what_was_logged(tmp_path, capsys):
+  """Of both seeds, up to where the first ended; not of a run that logged no cosines."""
+  pair = {'pos': 0.9, 'rule': 0.8}
+  against = [[1, -0.5], [-0.5, 1]]
+  for seed, steps in ((0, 2), (1, 3)):
+    history = [
+      train(step, 1.0, gradient_norm={'pos': 1.0, 'rule': 20.0}, cosine=against, improved=0.5)
+      for step in range(steps)
+    ]
+    write_run(tmp_path, 'pcgrad', seed, pair, history=history)
+  write_run(tmp_path, 'sum_tasks', 0, pair, history=[train(1, 1.0)])
+  assert command.main([str(tmp_path), '--no-plots']) == 0
+  out = capsys.readouterr().out
+  assert 'pcgrad: balancing is likely to matter: by scale first' in out
+  assert 'sum_tasks: ' not in out
+  assert command.main([str(tmp_path), '--no-plots', '--verdicts']) == 0
+  out = capsys.readouterr().out
+  assert 'pos and rule, mean cosine -0.50, negative in 100%' in out
+  assert 'the gradients differ 20-fold in size (median): rule has the largest' in out
+
+
 def test_norms_and_conflicts_of_monitored_runs(tmp_path):
   histories = [
     [train(1, 1.0, gradient_norm={'pos': 3.0, 'rule': 4.0}, conflict=0.5, improved=1.0)],

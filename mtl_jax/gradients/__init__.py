@@ -5,7 +5,7 @@ Nothing here knows a balancing method, an optimizer or Flax.
 
 from mtl_jax.gradients import accumulated
 from mtl_jax.gradients.binding import bind, rebind, state_of
-from mtl_jax.gradients.by_task import losses_and_gradients, task_gradients
+from mtl_jax.gradients.by_task import linearize_any, losses_and_gradients, task_gradients
 from mtl_jax.gradients.functions import Extra, Losses, as_losses, check_params
 from mtl_jax.gradients.jacobian import Jacobian, LossFunctions, is_split, linearize
 from mtl_jax.gradients.stacked import combine, cosines, gramian, norms
@@ -27,6 +27,7 @@ __all__ = [
   'has_two_halves',
   'is_split',
   'linearize',
+  'linearize_any',
   'losses_and_gradients',
   'norms',
   'rebind',

@@ -1,5 +1,6 @@
 """Per-task gradients, at the cost that the regime allows."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -7,7 +8,6 @@ import jax
 from mtl_jax.gradients import binding, functions
 from mtl_jax.gradients.jacobian import LossFunctions, is_split, linearize, of_functions
 from mtl_jax.gradients.linear import Jacobian
-from mtl_jax.protocols import has_two_halves
 
 
 def task_gradients(
@@ -64,9 +64,7 @@ def task_gradients(
     >>> losses.tolist(), grads.tolist()
     ([1.0, 1.0], [[0.0, 1.0], [0.0, 2.0]])
   """
-  functions.check_params(params)
-  bound = binding.bind(loss_fns, has_aux=has_aux)
-  jacobian = _linearize(bound, params, args, kwargs, loss_scale)
+  jacobian = linearize_any(loss_fns, params, args, kwargs, has_aux, loss_scale)
   losses = (jacobian.losses, jacobian.extra.aux) if has_aux else jacobian.losses
   return losses, _joined(jacobian, params, tasks_at_once)
 
@@ -89,14 +87,21 @@ def _joined(jacobian: Jacobian, params: Any, tasks_at_once: int | None) -> Any:
   return {'shared': rows, 'tasks': jacobian.tasks} if is_split(params) else rows
 
 
-def _linearize(
-  loss_fns: LossFunctions, params: Any, args: tuple[Any, ...], kwargs: Any, scale: Any
+def linearize_any(
+  loss_fns: LossFunctions,
+  params: Any,
+  args: tuple[Any, ...],
+  kwargs: Mapping[str, Any],
+  has_aux: bool = False,
+  scale: jax.Array | float | None = None,
 ) -> Jacobian:
-  if isinstance(loss_fns, functions.Losses):
-    return of_functions(loss_fns, params, args, None, kwargs, stacked=True, scale=scale)
-  assert has_two_halves(loss_fns)
+  """The Jacobian, its rows to be asked for, of losses in any form; see `task_gradients`."""
+  functions.check_params(params)
+  bound = binding.bind(loss_fns, has_aux=has_aux)
+  if isinstance(bound, functions.Losses):
+    return of_functions(bound, params, args, None, kwargs, stacked=True, scale=scale)
 
   def of_model(batch: Any, key: jax.Array | None = None) -> Jacobian:
-    return linearize(loss_fns, params, batch, key, stacked=True, scale=scale)
+    return linearize(bound, params, batch, key, stacked=True, scale=scale)
 
   return of_model(*args, **kwargs)

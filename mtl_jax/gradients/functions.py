@@ -118,8 +118,7 @@ class Losses:
     """T, of a function to all losses, which may return more beside them. Computes nothing."""
 
     def losses() -> jax.Array:
-      given = (params, *args) if self.model_state is None else (params, self.model_state, *args)
-      result = call(self.functions, given, key, {})
+      result = call(self.functions, self._given(params, args), key, {})
       first = result[0] if isinstance(result, tuple) and result else result
       return _stacked(first, _name(self.functions))[0]
 
@@ -129,8 +128,7 @@ class Losses:
     self, function: Callable, params: Any, args: Any, key: jax.Array | None, kwargs: Any
   ) -> tuple[jax.Array, Extra]:
     where, state, aux = _name(function), self.model_state, None
-    given = (params, *args) if state is None else (params, state, *args)
-    result = call(function, given, key, kwargs)
+    result = call(function, self._given(params, args), key, kwargs)
     if state is not None:
       form = 'losses, (model_state, aux)' if self.has_aux else 'losses, model_state'
       result, new = _pair(result, form, where)
@@ -140,6 +138,12 @@ class Losses:
       result, aux = _pair(result, 'losses, aux', where)
     losses, names = _stacked(result, where)
     return losses, Extra(aux, state, names)
+
+  def _given(self, params: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    if self.model_state is None:
+      return params, *args
+    # A tree of its own: what is a tree of mutable variables, as in NNX, may be changed inside here.
+    return params, jax.tree.map(lambda leaf: leaf, self.model_state), *args
 
   def _scaled(self, losses: jax.Array) -> jax.Array:
     return losses if self.scale is None else losses * self.scale

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mtl_jax import files
 from mtl_jax.errors import WorkdirError
-from mtl_jax.report import _render
+from mtl_jax.report import _render, _verdicts
 from mtl_jax.report._runs import Run, Runs, experiments, load
 from mtl_jax.report._table import Cell, Column, Row, Table, tables
 
@@ -33,6 +33,7 @@ def report(
   all_metrics: bool = False,
   costs: bool = False,
   branches: bool = False,
+  verdicts: bool = False,
 ) -> list[Table]:
   """Prints the tables of the runs below `dirs`, and writes them and their plots to `out`.
 
@@ -51,6 +52,8 @@ def report(
     all_metrics: whether to show every metric of each task instead of the main one.
     costs: whether to show parameters and the time of a training step.
     branches: whether to print the trees that runs with `sharing.ltb` found.
+    verdicts: whether to say all that the tasks' gradients tell (see `monitor.verdict`), of runs
+      that logged them, rather than a line each.
 
   Returns:
     The tables, one for each config.
@@ -70,6 +73,10 @@ def report(
     for note in table.notes:
       console.print(note, markup=False, highlight=False, style='dim')
     console.print()
+  groups = experiments(runs.finished)
+  said = _verdicts.lines(groups, verdicts)
+  for line in ['What the gradients of the tasks say:', *said, ''] if said else []:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
   if branches:
     from mtl_jax.report import _branches  # needs JAX, without which tables are there sooner
 
@@ -84,7 +91,6 @@ def report(
   if plots:
     from mtl_jax.report import _plots  # matplotlib is slow to import, and tables do without
 
-    groups = experiments(runs.finished)
     for group in groups:
       prefix = re.sub(r'[^\w.-]+', '_', group.name) + '_' if len(groups) > 1 else ''
       written |= {f'{prefix}{name}.png': data for name, data in _plots.plots(group).items()}

@@ -54,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     '--branches', action='store_true', help='also the trees that runs with sharing.ltb found'
   )
+  parser.add_argument(
+    '--verdicts',
+    action='store_true',
+    help="all that the tasks' gradients say of conflicts and scales, not only a line for each run",
+  )
   parser.add_argument('--no-plots', action='store_true', help='write tables only')
   args = parser.parse_args(argv)
   try:
@@ -67,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       all_metrics=args.all_metrics,
       costs=args.costs,
       branches=args.branches,
+      verdicts=args.verdicts,
     )
   except WorkdirError as error:
     print(f'error: {error}', file=sys.stderr)
