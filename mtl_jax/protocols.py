@@ -94,8 +94,44 @@ class TwoHalves(Protocol):
 
 
 def has_two_halves(model: Any) -> TypeGuard[TwoHalves]:
-  """Whether `model` is `TwoHalves`: it has `encode` and `task_loss`."""
-  return hasattr(model, 'encode') and hasattr(model, 'task_loss')
+  """Whether `model` is `TwoHalves`: it has `encode` and `task_loss`; or `StackedTasks`."""
+  return hasattr(model, 'encode') and (hasattr(model, 'task_loss') or stacks_tasks(model))
+
+
+@runtime_checkable
+class StackedTasks(Protocol):
+  """A model of two halves whose tasks' own parameters and labels are stacked, leaves `[T, ...]`.
+
+  The tasks are alike: nothing loops over them. Inputs are `[T, B, ...]`, or those of all tasks.
+  """
+
+  shared_inputs: bool
+
+  @property
+  def task_names(self) -> tuple[str, ...]:
+    """The tasks' names; their order is that of every `[T]` array."""
+
+  def encode(self, shared: Params, inputs: Any, key: jax.Array | None) -> Features:
+    """The shared half of one task's inputs."""
+
+  def stacked_losses(
+    self, tasks: Params, features: Features, batch: Any, key: jax.Array | None
+  ) -> tuple[jax.Array, jax.Array]:
+    """Losses `[T]` of features `[T, ...]`, and the labels `[T]` that each is the mean of."""
+
+  def spread(self, features: Features) -> Features:
+    """What all tasks read, as a row of each."""
+
+  def part(self, batch: Any, index: int, count: int) -> Any:
+    """Every count-th example from `index` on, of each task."""
+
+  def check(self, batch: Any) -> None:
+    """Raises ValueError unless a batch is of these tasks."""
+
+
+def stacks_tasks(model: Any) -> TypeGuard[StackedTasks]:
+  """Whether the tasks' own parameters are stacked."""
+  return isinstance(model, StackedTasks)
 
 
 @runtime_checkable

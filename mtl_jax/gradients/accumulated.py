@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.gradients import binding, functions, halves, linear
+from mtl_jax.gradients import binding, functions, halves, linear, stacked_tasks
 from mtl_jax.gradients.functions import Extra
 from mtl_jax.gradients.jacobian import LossFunctions
 from mtl_jax.gradients.jacobian import linearize as linearize_whole
 from mtl_jax.gradients.linear import Jacobian
-from mtl_jax.protocols import has_two_halves
+from mtl_jax.protocols import has_two_halves, stacks_tasks
 
 _MICRO_BATCH = 2**32 - 2  # apart from what `halves` and the train step fold into a step's key
 
@@ -153,6 +153,8 @@ def counted(
   loss_fns: LossFunctions, params: Any, batch: Any, key: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, Extra]:
   """Losses `[T]` of a whole batch, the labels `[T]` that each is the mean of, and more."""
+  if stacks_tasks(loss_fns):
+    return stacked_tasks.counted_losses(loss_fns, params, batch, key)
   if has_two_halves(loss_fns):
     return halves.counted_losses(loss_fns, params, batch, key)
   found, extra = functions.as_losses(loss_fns)(params, batch, key=key)
@@ -163,6 +165,8 @@ def _of_tasks(
   loss_fns: LossFunctions, factors: jax.Array, tasks: Any, otherwise: float = 1.0
 ) -> Any:
   """The gradient of each task's own parameters times its factor."""
+  if stacks_tasks(loss_fns):
+    return linear.scaled(factors, tasks)
   if has_two_halves(loss_fns):
     of = dict(zip(loss_fns.task_names, factors, strict=True))
     return {
@@ -188,7 +192,10 @@ def _sum(
     key: as in `losses`.
     count: of micro-batches.
   """
-  parts = micro_batches(batch, count)
+  if stacks_tasks(loss_fns):
+    parts = halves.stack_trees([loss_fns.part(batch, index, count) for index in range(count)])
+  else:
+    parts = micro_batches(batch, count)
   first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), parts)
   like, extra = jax.eval_shape(lambda part: one(loss_fns, part, key), first)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), like)

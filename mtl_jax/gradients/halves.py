@@ -162,9 +162,7 @@ def encode_row(
   return encode(model, shared, inputs, key)
 
 
-def encode_group(
-  model: TwoHalves, shared: Params, own: Params, group: Group
-) -> tuple[Features, Any]:
+def encode_group(model: Any, shared: Params, own: Params, group: Group) -> tuple[Features, Any]:
   """Features `[A, B, ...]` of a group and states `[A, ...]`, by one forward."""
   return group.map(
     lambda inputs, key, index, own: encode_row(model, shared, own, inputs, key, index), own

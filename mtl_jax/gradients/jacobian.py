@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.gradients import functions, halves, linear, two_halves
+from mtl_jax.gradients import functions, halves, linear, stacked_tasks, two_halves
 from mtl_jax.gradients.functions import Losses
 from mtl_jax.gradients.linear import Jacobian
-from mtl_jax.protocols import TwoHalves, encodes_by_task, has_two_halves
+from mtl_jax.protocols import TwoHalves, encodes_by_task, has_two_halves, stacks_tasks
 
 LossFunctions = (
   TwoHalves | Losses | Callable[..., Any] | Mapping[str, Callable] | Sequence[Callable]
@@ -45,6 +45,9 @@ def linearize(
       divided by it, so that it shows in rounding only.
   """
   if has_two_halves(loss_fns):
+    if stacks_tasks(loss_fns):
+      jacobian = stacked_tasks.linearize(loss_fns, params, batch, key, stacked, push, scale)
+      return jacobian if scale is None else jacobian.unscaled(scale)
     once = halves.has_shared_inputs(batch) and not encodes_by_task(loss_fns)
     regime = two_halves.shared_inputs if once else two_halves.own_features
     jacobian = regime(loss_fns, params, batch, key, stacked, push, scale)

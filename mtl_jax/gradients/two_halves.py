@@ -63,7 +63,7 @@ def shared_inputs(
   del stacked
   names = model.task_names
   by_task = halves.examples(batch, names)
-  features, pull, push_features, state = _forward(
+  features, pull, push_features, state = forward(
     lambda shared: halves.encode(model, shared, batch['inputs'], halves.encode_key(key, 0)),
     params['shared'],
     push,
@@ -122,11 +122,11 @@ def own_features(
   states = []
   for group in halves.groups(model, params, batch, key):
     if stacked:
-      features, pull, state = _mapped_vjp(model, shared, group)
+      features, pull, state = mapped_vjp(model, shared, group)
       push_features = None
     else:
       encode = functools.partial(encode_both, group)
-      features, pull, push_features, state = _forward(encode, (shared, group.own), push)
+      features, pull, push_features, state = forward(encode, (shared, group.own), push)
     states.append(state)
     by_name = dict(zip(group.names, halves.rows_of(features), strict=True))
     examples = {name: by_task[name] for name in group.names}
@@ -198,7 +198,7 @@ def _head_gradients(
   results = {}
   for name, example in by_task.items():
     head_key = halves.head_key(key, model.task_names.index(name))
-    leaves, rebuild = _floating_leaves(features[name])
+    leaves, rebuild = floating_leaves(features[name])
 
     def loss(
       task_params: Any,
@@ -265,7 +265,7 @@ def _in_order(names: Sequence[str], blocks: Sequence[tuple[list[str], Any]]) -> 
   return jax.tree.map(scatter, *(rows for _, rows in blocks))
 
 
-def _floating_leaves(tree: Any) -> tuple[list[jax.Array], Callable[[Sequence[jax.Array]], Any]]:
+def floating_leaves(tree: Any) -> tuple[list[jax.Array], Callable[[Sequence[jax.Array]], Any]]:
   """The leaves that carry gradients, and the function that puts them back among the others."""
   leaves, structure = jax.tree.flatten(tree)
   floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
@@ -278,7 +278,7 @@ def _floating_leaves(tree: Any) -> tuple[list[jax.Array], Callable[[Sequence[jax
   return [leaf for f, leaf in zip(floating, leaves, strict=True) if f], rebuild
 
 
-def _forward(
+def forward(
   encode: Callable[[Any], tuple[Any, Any]], shared: Any, push: bool
 ) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any] | None, Any]:
   """Features, their pull-back (cotangents of the floating leaves -> θ) and their push-forward; and
@@ -287,7 +287,7 @@ def _forward(
 
   def floating(shared: Any) -> tuple[list[jax.Array], Any]:
     features, state = encode(shared)
-    return _floating_leaves(features)[0], (features, state)
+    return floating_leaves(features)[0], (features, state)
 
   if not push:
     _, pull, (features, state) = jax.vjp(floating, shared, has_aux=True)
@@ -296,10 +296,10 @@ def _forward(
   return features, jax.linear_transpose(linear, shared), linear, state
 
 
-def _mapped_vjp(
-  model: TwoHalves, shared: Any, group: halves.Group
+def mapped_vjp(
+  model: Any, shared: Any, group: halves.Group
 ) -> tuple[Any, Callable[[Any], Any], Any]:
-  """`_forward` for the rows of a group at once: features `[A, ...]`, their pull-back to gradients
+  """`forward` for the rows of a group at once: features `[A, ...]`, their pull-back to gradients
   `[A, ...]` of θ and of what of the tasks' own parameters takes part, and states `[A, ...]`.
 
   The residuals of one task's forward hold the weights beside the activations. The weights are the
@@ -309,10 +309,10 @@ def _mapped_vjp(
   weights = {id(leaf): leaf for leaf in jax.tree.leaves(shared)}
   layout: dict[str, Any] = {}
 
-  def forward(
+  def row(
     inputs: Any, key: jax.Array | None, index: jax.Array, own: Any
   ) -> tuple[Any, list[Any], Any]:
-    features, pull, _, state = _forward(
+    features, pull, _, state = forward(
       lambda both: halves.encode_row(model, both[0], both[1], inputs, key, index),
       (shared, own),
       False,
@@ -322,7 +322,7 @@ def _mapped_vjp(
     mapped = [r for r, w in zip(residuals, layout['fixed'], strict=True) if w is None]
     return features, mapped, state
 
-  features, mapped, states = group.map(forward, group.own)
+  features, mapped, states = group.map(row, group.own)
 
   def backward(args: tuple[Any, Any]) -> Any:
     residuals, cotangents = args

@@ -14,6 +14,7 @@ from mtl_jax.sharing.hard import hard
 from mtl_jax.sharing.hierarchical import hierarchical, successive
 from mtl_jax.sharing.hyper_adapters import hyper_adapters
 from mtl_jax.sharing.ltb import branches, ltb
+from mtl_jax.sharing.many_tasks import ManyTasks
 from mtl_jax.sharing.mtan import mtan
 from mtl_jax.sharing.pals import pals
 from mtl_jax.sharing.ple import ple
@@ -59,6 +60,7 @@ def get(name: str) -> Callable[..., MultiTaskModel]:
 
 __all__ = [
   'SHARING',
+  'ManyTasks',
   'adapters',
   'branches',
   'cgc',

@@ -169,7 +169,11 @@ class _Gramian:
 
   def _whole(self, params: Any, balance_state: Any, batch: Any, key: jax.Array) -> Result:
     options, count = self._options, self._weighting.batches
-    parts = [batch] if count == 1 else [_result.part_of(batch, k, count) for k in range(count)]
+    parts = (
+      [batch]
+      if count == 1
+      else [_result.part_of(self._model, batch, k, count) for k in range(count)]
+    )
     keys = [key] if count == 1 else jax.random.split(key, count)
     shared = _path.shared_of(params)
     tasks = _path.tasks_in(self._model, params, batch)
@@ -353,7 +357,7 @@ class _Functions:
     # Validation is without dropout where the model lets us say so.
     held_key = None if gradients.has_two_halves(model) else key
     if validation is None:
-      batch, validation = _result.part_of(batch, 0, 2), _result.part_of(batch, 1, 2)
+      batch, validation = (_result.part_of(model, batch, k, 2) for k in (0, 1))
     losses, present, extra = _path.losses_of(model, params, batch, key, count)
     grads, balance_state, metrics = _result.update(
       self._balance,

@@ -51,8 +51,10 @@ def update(
   return direction, state, {'weight': weights}
 
 
-def part_of(batch: Any, index: int, count: int) -> Any:
+def part_of(model: Any, batch: Any, index: int, count: int) -> Any:
   """Every count-th example from `index` on: one of `count` independent batches."""
+  if protocols.stacks_tasks(model):
+    return model.part(batch, index, count)
 
   def part(leaf: Any) -> Any:
     if jnp.ndim(leaf) < 1 or leaf.shape[0] < count:

@@ -81,6 +81,9 @@ def finite_sum(model: Any, losses: jax.Array, grads: Any) -> jax.Array:
 
 
 def _finite_heads(model: Any, tasks: Any, count: int) -> jax.Array:
+  if protocols.stacks_tasks(model):
+    rows = [jnp.isfinite(leaf).reshape(count, -1).all(axis=1) for leaf in jax.tree.leaves(tasks)]
+    return jnp.all(jnp.stack(rows), axis=0) if rows else jnp.ones(count, bool)
   names = _names(model, tasks, count)
   if names is None:
     return jnp.ones(count, bool)

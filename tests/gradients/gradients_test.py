@@ -228,7 +228,7 @@ def test_own_inputs_keep_no_copy_of_the_weights_a_task():
   saved = []
 
   def probe(shared_params):
-    _, pull, _ = two_halves._mapped_vjp(model, shared_params, group)
+    _, pull, _ = two_halves.mapped_vjp(model, shared_params, group)
     held = [cell.cell_contents for cell in pull.__closure__]
     saved.extend(leaf.shape for leaf in jax.tree.leaves(held) if hasattr(leaf, 'shape'))
     return 0.0

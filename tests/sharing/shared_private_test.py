@@ -160,7 +160,7 @@ def test_a_task_without_labels_still_trains_the_encoders():
       return losses[topics], seen
 
     slope, seen = jax.jit(jax.grad(topics_loss, has_aux=True))(params)
-    assert seen.tolist() == [True, present, True]
+    assert (seen > 0).tolist() == [True, present, True]
     some = jax.tree.map(jnp.any, slope)
     assert any(jax.tree.leaves(some['shared']['encoder'])) == present
     assert any(jax.tree.leaves(some['tasks']['topics'])) == (options['orthogonality'] > 0)
