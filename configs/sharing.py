@@ -37,6 +37,7 @@ OPTIONS = {
   'adapters': {'features': 16},
   'pals': {'features': 16},
   'lora': {'rank': 8},
+  'mtl_lora': {'rank': 8},
   'hyper_adapters': {'features': 16},
 }
 

@@ -29,6 +29,7 @@ def test_operations_of_products_convolutions_and_loops():
 @pytest.mark.parametrize('name', sharing.SHARING)
 def test_sizes_of_every_architecture(name):
   options = {'adapters': {'layers': r'Dense_\d', 'features': 3}, 'lora': {'layers': r'Dense_\d'}}
+  options['mtl_lora'] = options['lora']
   options['hyper_adapters'] = {**options['adapters'], 'embedding': 5, 'hidden': 7}
   options |= {'pals': {'layers': 'Dense_1'}, 'hierarchical': {'layers': r'Dense_\d'}}
   options['mtan'] = options['hierarchical']
@@ -55,6 +56,11 @@ def test_sizes_of_every_architecture(name):
     'adapters': (column, first + 3 * (trunk - first + 2 * 4 * 16 * 3)),
     'lora': (column, first + 3 * (trunk - first + 2 * 8 * (6 + 16 + 16 + 16))),
   }
+  low, ups = 8 * (16 + 16 + 16), 3 * 8 * (16 + 16)  # the ups are weighed once a batch of 16
+  expected['mtl_lora'] = (
+    column + 8 * (6 + 16) + ups,
+    first + 2 * 8 * 6 + 3 * (trunk - first + 2 * (low + 2 * 8 * 8 + ups / 16)),
+  )
   generated = 5 * (2 * 16 * 3 + 2 * 16)
   hyper = 2 * (15 * 7 + 7 * 5 + generated)  # operations a layer and a batch of 16
   expected['hyper_adapters'] = (

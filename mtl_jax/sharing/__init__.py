@@ -16,6 +16,7 @@ from mtl_jax.sharing.hyper_adapters import hyper_adapters
 from mtl_jax.sharing.ltb import branches, ltb
 from mtl_jax.sharing.many_tasks import ManyTasks
 from mtl_jax.sharing.mtan import mtan
+from mtl_jax.sharing.mtl_lora import mtl_lora
 from mtl_jax.sharing.pals import pals
 from mtl_jax.sharing.ple import ple
 from mtl_jax.sharing.separate import separate
@@ -35,6 +36,7 @@ SHARING: dict[str, Callable[..., MultiTaskModel]] = {
     dselect_k,
     adapters,
     lora,
+    mtl_lora,
     hyper_adapters,
     hierarchical,
     mtan,
@@ -74,6 +76,7 @@ __all__ = [
   'ltb',
   'mmoe',
   'mtan',
+  'mtl_lora',
   'options',
   'pals',
   'ple',

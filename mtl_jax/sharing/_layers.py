@@ -1,6 +1,7 @@
 """Reaching into an encoder's layers from outside: any Flax module, ours or a user's."""
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -144,6 +145,27 @@ def find(
     )
     raise ValueError(f'{use}: {what}; there are {", ".join(others)}')
   return found
+
+
+def find_linear(
+  encoder: nn.Module, params: Any, inputs: Any, pattern: str, use: str
+) -> dict[str, Call]:
+  """`find`; ValueError for a submodule that is no product of its input with a kernel."""
+  found = find(encoder, params, inputs, pattern, use)
+  for path, call in found.items():
+    own = functools.reduce(lambda node, part: node.get(part, {}), path.split('/'), params)
+    if not _is_linear(own.get('kernel'), call.input, call.output):
+      raise ValueError(
+        f'{use}: {path!r} is not linear, a product of its input with a kernel: choose others'
+      )
+  return found
+
+
+def _is_linear(kernel: Any, x: Any, y: Any) -> bool:
+  if any(not hasattr(item, 'shape') for item in (kernel, x, y)):
+    return False
+  rows, outputs = y.shape[: x.ndim - 1], y.shape[x.ndim - 1 :]
+  return rows == x.shape[:-1] and kernel.shape == (x.shape[-1], *outputs)
 
 
 def read(

@@ -1,7 +1,6 @@
 """Small parts of a task's own inside a common trunk: bottleneck adapters and low-rank updates."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -123,13 +122,6 @@ def _linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
   return x @ kernel.astype(x.dtype) + bias.astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1)
 
 
-def _is_linear(kernel: Any, x: Any, y: Any) -> bool:
-  if any(not hasattr(item, 'shape') for item in (kernel, x, y)):
-    return False
-  rows, outputs = y.shape[: x.ndim - 1], y.shape[x.ndim - 1 :]
-  return rows == x.shape[:-1] and kernel.shape == (x.shape[-1], *outputs)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Inside:
   """A trunk in which `change(own, input, output)` takes the place of some submodules' outputs."""
@@ -145,14 +137,8 @@ class _Inside:
   def init(self, key: jax.Array, inputs: Any, tasks: int) -> tuple[Any, list[Any]]:
     trunk_key, own_key = jax.random.split(key)
     shared = init_module(self.encoder, 'the encoder', trunk_key, inputs)
-    found = _layers.find(self.encoder, shared, inputs, self._pattern(inputs), f'{self.name}.layers')
-    for path, call in found.items() if self.linear else ():
-      own = functools.reduce(lambda node, part: node.get(part, {}), path.split('/'), shared)
-      if not _is_linear(own.get('kernel'), call.input, call.output):
-        raise ValueError(
-          f'{self.name}.layers: {path!r} is not linear, a product of its input with a kernel: '
-          'choose others'
-        )
+    find = _layers.find_linear if self.linear else _layers.find
+    found = find(self.encoder, shared, inputs, self._pattern(inputs), f'{self.name}.layers')
 
     def one(key: jax.Array) -> dict[str, Any]:
       keys = jax.random.split(key, len(found))

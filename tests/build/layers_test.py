@@ -55,11 +55,14 @@ LAST = {
   'lenet': 'Dense_0',
   'resnet': '_Residual_2',
 }
-ADAPTED = ('adapters', 'lora', 'pals', 'hyper_adapters')
+ADAPTED = ('adapters', 'lora', 'mtl_lora', 'pals', 'hyper_adapters')
 # No linear layer to update; images where a PAL reads tokens.
-IMPOSSIBLE = {('lora', name) for name in ('cnn', 'lstm', 'bilstm', 'resnet')} | {('pals', 'resnet')}
+IMPOSSIBLE = {(a, b) for a in ('lora', 'mtl_lora') for b in ('cnn', 'lstm', 'bilstm', 'resnet')} | {
+  ('pals', 'resnet')
+}
 MIXING = {
   'cross_stitch': r'shared/stitches/.*',
+  'mtl_lora': r'.*/transform',
   'ltb': r'shared/parents|tasks/\w/parent',
   'dselect_k': r'.*/gate/(codes|shares)',
 }

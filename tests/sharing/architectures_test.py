@@ -169,19 +169,31 @@ def test_lora():
   check(actual, x, params['tasks']['score']['head'])
 
 
-@pytest.mark.parametrize('name', ['lora', 'adapters'])
+def test_mtl_lora():
+  actual, params, x = forward('mtl_lora', layers=r'Dense_\d', rank=2, alpha=3.0, temperature=0.5)
+  for layer in ('Dense_0', 'Dense_1'):
+    own, update = params['tasks']['score']['encoder'][layer], params['shared']['updates'][layer]
+    share = np.exp(own['weights'] / 0.5)
+    up = np.tensordot(share / share.sum(), update['up'], 1)
+    low = x @ update['down'] @ own['transform'] @ up
+    x = relu(dense(x, params['shared']['encoder'][layer]) + 3.0 / 2 * low)
+  check(actual, x, params['tasks']['score']['head'])
+
+
+@pytest.mark.parametrize('name', ['lora', 'mtl_lora', 'adapters'])
 def test_inside_a_transformer_the_start_is_the_trunk(name):
-  options = {'lora': {}, 'adapters': {'scale': 0.0}}[name]
+  options = {'scale': 0.0} if name == 'adapters' else {}
   model = models.model('transformer', share=functools.partial(sharing.get(name), **options))
   plain, batch = models.model('transformer'), models.shared_batch()
   params = models.init(model, batch)
   heads = {task: own['head'] for task, own in params['tasks'].items()}
-  expected = jax.jit(plain.outputs)({'shared': params['shared'], 'tasks': heads}, batch)
+  trunk = params['shared'].get('encoder', params['shared'])
+  expected = jax.jit(plain.outputs)({'shared': trunk, 'tasks': heads}, batch)
   models.assert_trees_close(jax.jit(model.outputs)(params, batch), expected)
   places = params['tasks']['intent']['encoder']
   attention = '_Block_0.MultiHeadDotProductAttention_0'
   expected = {f'{attention}.query', f'{attention}.value'}
-  assert set(places) == (expected if name == 'lora' else {attention, '_Block_0.Dense_1'})
+  assert set(places) == ({attention, '_Block_0.Dense_1'} if name == 'adapters' else expected)
 
 
 def reference(penalty, rows):
@@ -271,6 +283,8 @@ def test_columns_start_equal_or_apart():
     ('adapters', {'features': 0}, 'adapters.features: need 1 or more'),
     ('adapters', {}, 'there are Dense_0'),
     ('lora', {'rank': 0}, 'lora.rank: need 1 or more'),
+    ('mtl_lora', {'temperature': 0}, 'mtl_lora.temperature: need more than 0'),
+    ('mtl_lora', {}, 'there are Dense_0'),
     ('hyper_adapters', {'hidden': 0}, 'hyper_adapters.hidden: need 1 or more'),
     ('hyper_adapters', {'layers': '('}, 'no regular expression'),
   ],

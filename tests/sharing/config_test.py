@@ -12,7 +12,7 @@ config_file = train_test.config_file  # the tiny lexicon
 FLAGS = {
   'separate': (),
   'soft': ('--config.sharing.soft.penalty=trace', "--config.sharing.soft.strengths=('Block=0.1',)"),
-  'lora': ('--config.sharing.lora.rank=2',),
+  'mtl_lora': ('--config.sharing.mtl_lora.rank=2',),
 }
 
 

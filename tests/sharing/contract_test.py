@@ -15,6 +15,7 @@ from tests import models
 
 OPTIONS = {'lora': {'rank': 2}, 'adapters': {'features': 3, 'scale': 0.1}}
 OPTIONS['hyper_adapters'] = {'features': 3, 'embedding': 5, 'hidden': 7}
+OPTIONS['mtl_lora'] = {'rank': 2}
 MLP_LAYERS = dict.fromkeys(OPTIONS, r'Dense_\d')
 OPTIONS['pals'], MLP_LAYERS['pals'] = {'features': 4, 'heads': 2}, 'Dense_1'
 OPTIONS['ple'] = {'layers': r'_Block_0/MultiHeadDotProductAttention_0|(_Block|Dense)_\d'}
