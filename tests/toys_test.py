@@ -184,6 +184,9 @@ EXPECTED: dict[str, list[Claim]] = {
   'imtl_l': [Claim('jd_cqf', at(ON_LOGS, 0.02))],
   'geometric_mean': [Claim('cqf_near', at(ON_LOGS, 0.02))],
   'dwa': [Claim('jd_cqf', at(ON_PAR, 0.02))],
+  'soft_adapt': [Claim('jd_cqf', at(ON_PAR, 0.02))],  # no loss moves at its limit
+  'relobralo': [Claim('jd_cqf', at(ON_PAR, 0.1))],
+  'lr_annealing': [Claim('nash_2d', all_but()), Claim('nash_2d', all_but(2), {'form': 'norm'})],
   'famo': [
     Claim('nash_2d', all_but()),
     Claim('nash_2d', at(NASH_FAMO, 0.4)),

@@ -23,17 +23,26 @@ from mtl_jax.optim.imtl_g import imtl_g
 from mtl_jax.optim.imtl_l import IMTLLState, imtl_l
 from mtl_jax.optim.krum import krum
 from mtl_jax.optim.linear import mean_tasks, static, sum_tasks
+from mtl_jax.optim.lr_annealing import LRAnnealingState, lr_annealing
 from mtl_jax.optim.mgda import mgda
 from mtl_jax.optim.moco import MoCoState, moco
 from mtl_jax.optim.moml import MOMLState, moml
 from mtl_jax.optim.nash import fairgrad, nash_mtl
 from mtl_jax.optim.normalize import normalize_task_gradients
+from mtl_jax.optim.ntk_weights import (
+  NTKWeightsState,
+  ntk_trace,
+  ntk_weights,
+  renew_ntk_weights,
+)
 from mtl_jax.optim.over_time import cr_mogm, ema_gramian, ema_weights, every_k, with_warmup
 from mtl_jax.optim.pcgrad import PCGradState, pcgrad
 from mtl_jax.optim.projection import dualproj, upgrad
+from mtl_jax.optim.relobralo import ReLoBRaLoState, relobralo
 from mtl_jax.optim.rlw import RLWState, rlw
 from mtl_jax.optim.scalarization import chebyshev, cosmos, pbi, stch
 from mtl_jax.optim.sdmgrad import MoDoState, SDMGradState, modo, sdmgrad
+from mtl_jax.optim.soft_adapt import SoftAdaptState, soft_adapt
 from mtl_jax.optim.trimmed_mean import trimmed_mean
 from mtl_jax.optim.uncertainty import UncertaintyState, uncertainty
 from mtl_jax.optim.wrappers import GROUPS, by_group, clip_conflict, on_shared
@@ -53,6 +62,8 @@ METHODS: dict[str, Callable[..., Balancer | Normalizer]] = {
   'cosmos': cosmos,
   'pbi': pbi,
   'dtp': dtp,
+  'soft_adapt': soft_adapt,
+  'relobralo': relobralo,
   'normalize_task_gradients': normalize_task_gradients,
   'gradnorm': gradnorm,
   'pcgrad': pcgrad,
@@ -75,6 +86,7 @@ METHODS: dict[str, Callable[..., Balancer | Normalizer]] = {
   'moco': moco,
   'db_mtl': db_mtl,
   'excess_mtl': excess_mtl,
+  'lr_annealing': lr_annealing,
   'auto_lambda': auto_lambda,
   'moml': moml,
   'forum': forum,
@@ -113,13 +125,17 @@ __all__ = [
   'GradNormState',
   'GradVacState',
   'IMTLLState',
+  'LRAnnealingState',
   'MOMLState',
   'MoCoState',
   'MoDoState',
+  'NTKWeightsState',
   'Normalizer',
   'PCGradState',
   'RLWState',
+  'ReLoBRaLoState',
   'SDMGradState',
+  'SoftAdaptState',
   'UncertaintyState',
   'Weighting',
   'aligned_mtl',
@@ -151,6 +167,7 @@ __all__ = [
   'imtl_g',
   'imtl_l',
   'krum',
+  'lr_annealing',
   'mean_tasks',
   'mgda',
   'moco',
@@ -158,11 +175,16 @@ __all__ = [
   'moml',
   'nash_mtl',
   'normalize_task_gradients',
+  'ntk_trace',
+  'ntk_weights',
   'on_shared',
   'pbi',
   'pcgrad',
+  'relobralo',
+  'renew_ntk_weights',
   'rlw',
   'sdmgrad',
+  'soft_adapt',
   'static',
   'stch',
   'sum_tasks',

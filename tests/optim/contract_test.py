@@ -34,6 +34,8 @@ CASES = {
   'cosmos': {},
   'pbi': {},
   'dtp': {'num_tasks': T},
+  'soft_adapt': {'num_tasks': T},
+  'relobralo': {'num_tasks': T},
   'normalize_task_gradients': {},
   'gradnorm': {'num_tasks': T},
   'pcgrad': {},
@@ -55,6 +57,7 @@ CASES = {
   'moco': {'num_tasks': T},
   'db_mtl': {'num_tasks': T},
   'excess_mtl': {'num_tasks': T},
+  'lr_annealing': {'num_tasks': T},
   'auto_lambda': {'num_tasks': T},
   'moml': {'num_tasks': T},
   'forum': {'num_tasks': T},
@@ -77,7 +80,7 @@ RESCALES_ONE_TASK = (
 )
 NORMALIZERS = [n for n in CASES if n not in BALANCERS]
 HIDES_A_ROW = ('moco', 'db_mtl')  # they follow averages, and one of a row that is not finite stays
-IGNORES_LOSSES = ('graddrop', 'trimmed_mean', 'excess_mtl')
+IGNORES_LOSSES = ('graddrop', 'trimmed_mean', 'excess_mtl', 'lr_annealing')
 
 
 def stacked(seed=0, tasks=T):

@@ -37,6 +37,7 @@ ORDER_MATTERS = {
   'rlw': 'draws the weights by index',
   'pcgrad': 'each task meets the others one after the other',
   'gradvac': 'as pcgrad',
+  'lr_annealing': 'one task is the residual',
 }
 
 
@@ -173,6 +174,7 @@ CLAIMS = [  # method, options, what is scaled, and d for gradients (and losses) 
   ('db_mtl', {}, 'losses', unchanged),
   ('mgda', {'normalization': 'loss', 'apply_to': 'normalized'}, 'losses', unchanged),
   ('dwa', {}, 'losses', same_weights),
+  ('relobralo', {'alpha': 0.5, 'rho': 0.5}, 'losses', same_weights),
   ('mgda', {'normalization': 'loss'}, 'losses', same_weights),
   ('geometric_mean', {}, 'losses', mean_scale),
   ('famo', {}, 'losses', inverse_weights),
