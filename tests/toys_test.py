@@ -208,6 +208,11 @@ EXPECTED: dict[str, list[Claim]] = {
     Claim('jd_ewq', all_but(within=0.01), INDEX, 150),
     Claim('fonseca_fine', inside, INDEX),
   ],
+  'pcd': [
+    Claim('nash_2d', all_but()),
+    Claim('fonseca', all_but()),
+    Claim('cqf_fine', never_rises, {'tau': 0.0}),
+  ],
   'mgda': [
     Claim('nash_2d', at(NASH_MGDA, 0.3)),
     Claim('cagrad_2d', at(CAGRAD_MGDA, 0.3)),

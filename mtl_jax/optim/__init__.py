@@ -36,6 +36,7 @@ from mtl_jax.optim.ntk_weights import (
   renew_ntk_weights,
 )
 from mtl_jax.optim.over_time import cr_mogm, ema_gramian, ema_weights, every_k, with_warmup
+from mtl_jax.optim.pcd import PCDState, pcd
 from mtl_jax.optim.pcgrad import PCGradState, pcgrad
 from mtl_jax.optim.projection import dualproj, upgrad
 from mtl_jax.optim.relobralo import ReLoBRaLoState, relobralo
@@ -67,6 +68,7 @@ METHODS: dict[str, Callable[..., Balancer | Normalizer]] = {
   'normalize_task_gradients': normalize_task_gradients,
   'gradnorm': gradnorm,
   'pcgrad': pcgrad,
+  'pcd': pcd,
   'mgda': mgda,
   'upgrad': upgrad,
   'dualproj': dualproj,
@@ -131,6 +133,7 @@ __all__ = [
   'MoDoState',
   'NTKWeightsState',
   'Normalizer',
+  'PCDState',
   'PCGradState',
   'RLWState',
   'ReLoBRaLoState',
@@ -179,6 +182,7 @@ __all__ = [
   'ntk_weights',
   'on_shared',
   'pbi',
+  'pcd',
   'pcgrad',
   'relobralo',
   'renew_ntk_weights',

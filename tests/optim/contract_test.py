@@ -39,6 +39,7 @@ CASES = {
   'normalize_task_gradients': {},
   'gradnorm': {'num_tasks': T},
   'pcgrad': {},
+  'pcd': {'num_tasks': T},
   'mgda': {},
   'upgrad': {},
   'dualproj': {},

@@ -38,6 +38,7 @@ ORDER_MATTERS = {
   'pcgrad': 'each task meets the others one after the other',
   'gradvac': 'as pcgrad',
   'lr_annealing': 'one task is the residual',
+  'pcd': 'one task is the primary',
 }
 
 
@@ -108,6 +109,7 @@ SCALES = 10.0 ** np.array([0, -12, -9, -6, -3, 6, 9, 12])
 SCALE_FREE = {'normalize_task_gradients', 'moco', 'nash_mtl', 'fairgrad'}
 NOT_LINEAR = {
   'modo': 'γ has the unit of 1/G',
+  'pcd': 'ε has the unit of G',
   'auto_lambda': 'its virtual step has a fixed rate',
   'moml': 'as auto_lambda',
   'forum': 'as auto_lambda',
