@@ -5,6 +5,7 @@ from typing import Any
 
 from mtl_jax import errors
 from mtl_jax.optim._base import Balancer, Normalizer, Weighting, compose
+from mtl_jax.optim.adatask import AdaTaskState, adatask
 from mtl_jax.optim.aligned import aligned_mtl
 from mtl_jax.optim.auto_lambda import AutoLambdaState, auto_lambda
 from mtl_jax.optim.cagrad import cagrad
@@ -16,9 +17,11 @@ from mtl_jax.optim.excess_mtl import ExcessMTLState, excess_mtl
 from mtl_jax.optim.famo import FAMOState, famo
 from mtl_jax.optim.forum import ForumState, forum
 from mtl_jax.optim.geometric import geometric_mean
+from mtl_jax.optim.go4align import GO4AlignState, go4align
 from mtl_jax.optim.graddrop import GradDropState, graddrop
 from mtl_jax.optim.gradnorm import GradNormState, gradnorm
 from mtl_jax.optim.gradvac import GradVacState, gradvac
+from mtl_jax.optim.imgrad import imgrad
 from mtl_jax.optim.imtl_g import imtl_g
 from mtl_jax.optim.imtl_l import IMTLLState, imtl_l
 from mtl_jax.optim.krum import krum
@@ -35,6 +38,7 @@ from mtl_jax.optim.ntk_weights import (
   ntk_weights,
   renew_ntk_weights,
 )
+from mtl_jax.optim.ntkmtl import ntkmtl
 from mtl_jax.optim.over_time import cr_mogm, ema_gramian, ema_weights, every_k, with_warmup
 from mtl_jax.optim.pcd import PCDState, pcd
 from mtl_jax.optim.pcgrad import PCGradState, pcgrad
@@ -65,6 +69,7 @@ METHODS: dict[str, Callable[..., Balancer | Normalizer]] = {
   'dtp': dtp,
   'soft_adapt': soft_adapt,
   'relobralo': relobralo,
+  'go4align': go4align,
   'normalize_task_gradients': normalize_task_gradients,
   'gradnorm': gradnorm,
   'pcgrad': pcgrad,
@@ -73,10 +78,12 @@ METHODS: dict[str, Callable[..., Balancer | Normalizer]] = {
   'upgrad': upgrad,
   'dualproj': dualproj,
   'cagrad': cagrad,
+  'imgrad': imgrad,
   'nash_mtl': nash_mtl,
   'fairgrad': fairgrad,
   'gradvac': gradvac,
   'imtl_g': imtl_g,
+  'ntkmtl': ntkmtl,
   'aligned_mtl': aligned_mtl,
   'config': config,
   'krum': krum,
@@ -89,6 +96,7 @@ METHODS: dict[str, Callable[..., Balancer | Normalizer]] = {
   'db_mtl': db_mtl,
   'excess_mtl': excess_mtl,
   'lr_annealing': lr_annealing,
+  'adatask': adatask,
   'auto_lambda': auto_lambda,
   'moml': moml,
   'forum': forum,
@@ -115,6 +123,7 @@ def get(name: str, **kwargs: Any) -> Balancer | Normalizer:
 __all__ = [
   'GROUPS',
   'METHODS',
+  'AdaTaskState',
   'AutoLambdaState',
   'Balancer',
   'DBMTLState',
@@ -123,6 +132,7 @@ __all__ = [
   'ExcessMTLState',
   'FAMOState',
   'ForumState',
+  'GO4AlignState',
   'GradDropState',
   'GradNormState',
   'GradVacState',
@@ -141,6 +151,7 @@ __all__ = [
   'SoftAdaptState',
   'UncertaintyState',
   'Weighting',
+  'adatask',
   'aligned_mtl',
   'auto_lambda',
   'by_group',
@@ -164,9 +175,11 @@ __all__ = [
   'forum',
   'geometric_mean',
   'get',
+  'go4align',
   'graddrop',
   'gradnorm',
   'gradvac',
+  'imgrad',
   'imtl_g',
   'imtl_l',
   'krum',
@@ -180,6 +193,7 @@ __all__ = [
   'normalize_task_gradients',
   'ntk_trace',
   'ntk_weights',
+  'ntkmtl',
   'on_shared',
   'pbi',
   'pcd',

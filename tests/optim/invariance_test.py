@@ -28,7 +28,7 @@ PER_TASK = {  # a method's option with one number a task
   'auto_lambda': 'primary',
 } | dict.fromkeys(
   ['chebyshev', 'stch', 'cosmos', 'pbi', 'cagrad', 'upgrad', 'dualproj', 'aligned_mtl', 'config']
-  + ['sdmgrad'],
+  + ['sdmgrad', 'imgrad'],
   'preference',
 )
 
@@ -110,6 +110,7 @@ SCALE_FREE = {'normalize_task_gradients', 'moco', 'nash_mtl', 'fairgrad'}
 NOT_LINEAR = {
   'modo': 'γ has the unit of 1/G',
   'pcd': 'ε has the unit of G',
+  'adatask': 'ε has the unit of the gradients',
   'auto_lambda': 'its virtual step has a fixed rate',
   'moml': 'as auto_lambda',
   'forum': 'as auto_lambda',
@@ -173,6 +174,7 @@ CLAIMS = [  # method, options, what is scaled, and d for gradients (and losses) 
   ('excess_mtl', {}, 'rows', same_weights),
   ('config', {}, 'rows', sum_of_projections),
   ('imtl_g', {}, 'rows', inverse_weights),
+  ('adatask', {}, 'rows', unchanged),
   ('db_mtl', {}, 'losses', unchanged),
   ('mgda', {'normalization': 'loss', 'apply_to': 'normalized'}, 'losses', unchanged),
   ('dwa', {}, 'losses', same_weights),
