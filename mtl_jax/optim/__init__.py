@@ -44,6 +44,7 @@ from mtl_jax.optim.pcd import PCDState, pcd
 from mtl_jax.optim.pcgrad import PCGradState, pcgrad
 from mtl_jax.optim.projection import dualproj, upgrad
 from mtl_jax.optim.relobralo import ReLoBRaLoState, relobralo
+from mtl_jax.optim.rewards import normalize_then_sum, sum_then_normalize
 from mtl_jax.optim.rlw import RLWState, rlw
 from mtl_jax.optim.scalarization import chebyshev, cosmos, pbi, stch
 from mtl_jax.optim.sdmgrad import MoDoState, SDMGradState, modo, sdmgrad
@@ -191,6 +192,7 @@ __all__ = [
   'moml',
   'nash_mtl',
   'normalize_task_gradients',
+  'normalize_then_sum',
   'ntk_trace',
   'ntk_weights',
   'ntkmtl',
@@ -206,6 +208,7 @@ __all__ = [
   'static',
   'stch',
   'sum_tasks',
+  'sum_then_normalize',
   'trimmed_mean',
   'uncertainty',
   'upgrad',
