@@ -48,6 +48,7 @@ from mtl_jax.optim.rewards import normalize_then_sum, sum_then_normalize
 from mtl_jax.optim.rlw import RLWState, rlw
 from mtl_jax.optim.scalarization import chebyshev, cosmos, pbi, stch
 from mtl_jax.optim.sdmgrad import MoDoState, SDMGradState, modo, sdmgrad
+from mtl_jax.optim.sharpness import SharpnessState, sharpness_aware
 from mtl_jax.optim.soft_adapt import SoftAdaptState, soft_adapt
 from mtl_jax.optim.trimmed_mean import trimmed_mean
 from mtl_jax.optim.uncertainty import UncertaintyState, uncertainty
@@ -149,6 +150,7 @@ __all__ = [
   'RLWState',
   'ReLoBRaLoState',
   'SDMGradState',
+  'SharpnessState',
   'SoftAdaptState',
   'UncertaintyState',
   'Weighting',
@@ -204,6 +206,7 @@ __all__ = [
   'renew_ntk_weights',
   'rlw',
   'sdmgrad',
+  'sharpness_aware',
   'soft_adapt',
   'static',
   'stch',
