@@ -32,9 +32,9 @@ def lr_annealing(
     all λ̂ᵢgᵢ are as long as the sum of the gradients' lengths. jaxpi has the mean over j, which is
     T times smaller.
 
-  d = Σ λᵢ gᵢ, with the new λ. The first paper's published code looks for the mean at the gradient
-  of the weighted loss, λᵢ Lᵢ, layer by layer, and anneals every 10 steps; jaxpi renews λ every 1000
-  steps, which is `every_k` around 'norm'.
+  d = Σ λᵢ gᵢ, with the new λ. The first paper's published code has below the line the gradient of
+  the weighted loss, λᵢLᵢ, and the mean of the layers' means, and anneals every 10 steps; jaxpi
+  renews λ every 1000 steps, which is `every_k` around 'norm'.
 
   A task keeps its λ where it is absent, where its gradient is zero or not finite, and, with
   'max_mean', where the residual is absent or not finite. A residual whose gradient is zero has

@@ -109,12 +109,12 @@ def pcd(
       fraction = _arguments.per_task(fraction, present, 0.0, 'pcd: tau')
     numbers = jnp.broadcast_to(fraction, (tasks,)), jnp.float32(beta), jnp.float32(eps)
     steps = state.steps + present.astype(jnp.int32)
-    squares, weights = _solve(gramian, state.squares, steps, present, *numbers)
+    squares, weights = solve(gramian, state.squares, steps, present, *numbers)
     return weights, PCDState(squares, steps)
 
   @_base.exactly
   @jax.jit
-  def _solve(
+  def solve(
     gramian: jax.Array,
     old: jax.Array,
     steps: jax.Array,

@@ -56,7 +56,7 @@ def relobralo(
 
   Args:
     num_tasks: T. Needed in an optax chain; the train step fills it in.
-    alpha: α in [0, 1]; 0.999 as in the published code.
+    alpha: α in [0, 1]; 0.999 as in the published code, which has rho=1 and temperature=1 beside it.
     rho: the expectation of ρ, in [0, 1]; 1: never back to the start.
     temperature: 𝒯 > 0; the larger, the more equal the weights.
     seed: of ρ, in a chain; the train step draws it from its own key.

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from mtl_jax import optim
-from tests.optim import oracles_losses, oracles_solvers
+from tests.optim import oracles_solvers
 from tests.optim.losses_test import ALL, single, weigher
 from tests.optim.methods_test import flat, jacobians, tree
 
@@ -147,13 +147,11 @@ class GO4Align:
     return best
 
 
-@pytest.mark.parametrize('groups', [1, 2, 3, 6])
-@pytest.mark.parametrize('tasks', [3, 6])
+@pytest.mark.parametrize('groups', [1, 2, 3, 7])
+@pytest.mark.parametrize('tasks', [3, 5])
 def test_go4align_six_steps(tasks, groups):
   tx = optim.go4align(num_tasks=tasks, num_groups=groups, robust_step_size=0.1)
-  oracle = GO4Align(tasks, min(groups, 3 if tasks == 6 and groups == 6 else groups), 0.1)
-  if groups == 6 and tasks == 6:
-    oracle.step = lambda losses, oracle=oracle: by_itself(oracle, losses)
+  oracle = GO4Align(tasks, min(groups, tasks), 0.1)
   rng, state, weigh = np.random.default_rng(0), tx.init({}), weigher(tx)
   for _ in range(6):
     losses = rng.uniform(0.2, 3.0, tasks)
@@ -161,13 +159,6 @@ def test_go4align_six_steps(tasks, groups):
     np.testing.assert_allclose(weights, oracle.step(losses), rtol=1e-5)
     assert len(np.unique(np.round(weights, 5))) == min(groups, tasks)
     np.testing.assert_allclose(state.indicators, oracle.p, rtol=1e-5)
-
-
-def by_itself(oracle, losses):
-  """6⁶ labels are many, and each task is its own mean."""
-  oracle.p = oracle.p * np.exp(-oracle.step_size * losses)
-  oracle.p /= oracle.p.sum()
-  return losses.sum() / losses * oracle.p
 
 
 def test_go4align_with_tasks_that_come_and_go():
@@ -187,7 +178,6 @@ def test_go4align_with_equal_losses_is_the_plain_sum():
   tx = optim.go4align(num_tasks=3)
   weights, _ = weigher(tx)(tx.init({}), single([0.3, 0.3, 0.3]))
   np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
-  np.testing.assert_allclose(oracles_losses.softmax(np.zeros(3)), 1 / 3)
 
 
 @pytest.mark.parametrize(
