@@ -353,6 +353,18 @@ def needs_of(balance: Any) -> str:
 
 
 @runtime_checkable
+class Validating(Protocol):
+  """A balance on functions that says whether it reads a validation batch."""
+
+  validates: bool
+
+
+def validates(balance: Any) -> bool:
+  """Whether a balance on functions reads a validation batch; it does unless it says otherwise."""
+  return balance.validates if isinstance(balance, Validating) else True
+
+
+@runtime_checkable
 class InitTasks(Protocol):
   """A balance that wants to know T when it begins."""
 

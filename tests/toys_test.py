@@ -184,6 +184,11 @@ EXPECTED: dict[str, list[Claim]] = {
   'imtl_l': [Claim('jd_cqf', at(ON_LOGS, 0.02))],
   'geometric_mean': [Claim('cqf_near', at(ON_LOGS, 0.02))],
   'dwa': [Claim('jd_cqf', at(ON_PAR, 0.02))],
+  'soft_adapt': [Claim('jd_cqf', at(ON_PAR, 0.02))],  # no loss moves at its limit
+  'relobralo': [Claim('jd_cqf', at(ON_PAR, 0.1))],
+  'go4align': [Claim('nash_2d', all_but(0))],
+  'adatask': [Claim('cagrad_2d', all_but(within=0.3))],  # by signs, which do not shrink
+  'lr_annealing': [Claim('nash_2d', all_but()), Claim('nash_2d', all_but(2), {'form': 'norm'})],
   'famo': [
     Claim('nash_2d', all_but()),
     Claim('nash_2d', at(NASH_FAMO, 0.4)),
@@ -204,6 +209,11 @@ EXPECTED: dict[str, list[Claim]] = {
     Claim('pcgrad_2d', all_but(), INDEX),
     Claim('jd_ewq', all_but(within=0.01), INDEX, 150),
     Claim('fonseca_fine', inside, INDEX),
+  ],
+  'pcd': [
+    Claim('nash_2d', all_but()),
+    Claim('fonseca', all_but()),
+    Claim('cqf_fine', never_rises, {'tau': 0.0}),
   ],
   'mgda': [
     Claim('nash_2d', at(NASH_MGDA, 0.3)),
@@ -229,6 +239,8 @@ EXPECTED: dict[str, list[Claim]] = {
     Claim('cagrad_2d', at(CAGRAD_ADAM, 0.2), {'c': 0.0}),
     Claim('cqf_fine', rises_from_the_first_start),
   ],
+  'imgrad': [Claim('cagrad_2d', at([0, -8.3552], 0.1)), Claim('jd_cqf', all_but())],
+  'ntkmtl': [Claim('cagrad_2d', all_but()), Claim('cqf_fine', never_rises)],  # of two: the bisector
   'nash_mtl': [
     Claim('nash_2d', all_but()),
     # Its step does not shrink, so that it ends circling. On an axis the zero gradient has no part.

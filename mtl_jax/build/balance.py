@@ -27,6 +27,8 @@ class Options:
     every_k: steps between two sets of weights.
     warmup_steps: of the plain mean.
     groups: balanced each by itself: 'layer', 'matrix', or regular expressions.
+    sharpness: ρ > 0: gradients are those of a step of this length uphill; 0: where we are.
+    sharpness_kind: 'f_mtl', 'samo' or 'sam': see `optim.sharpness_aware`.
   """
 
   name: str = 'sum_tasks'
@@ -41,6 +43,8 @@ class Options:
   every_k: options.Count = 1
   warmup_steps: options.Natural = 0
   groups: Sequence[Any] = ('whole',)  # its own check knows what they are
+  sharpness: options.Amount = 0.0
+  sharpness_kind: str = 'f_mtl'
 
 
 def build_balance(run: Run) -> optim.Balancer:
@@ -90,4 +94,7 @@ def _wrap(balance: optim.Balancer, chosen: Run) -> optim.Balancer:
   named = len(groups) == 1 and groups[0] in optim.GROUPS
   if groups and groups != ('whole',):
     balance = optim.by_group(balance, groups[0] if named else groups)
+  if chosen.get('sharpness'):
+    kind = chosen.get('sharpness_kind', 'f_mtl')
+    balance = optim.sharpness_aware(balance, chosen['sharpness'], kind)
   return balance

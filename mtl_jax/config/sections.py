@@ -110,6 +110,8 @@ LATER: dict[str, Any] = {
   'dataset.rates': (),
   'dataset.augment': augment.DEFAULTS,
   'train.accumulate': 1,
+  'balance.sharpness': 0.0,
+  'balance.sharpness_kind': 'f_mtl',
 }
 """Options that a single run's config has where they are not at these values alone: they came when
 runs without them had been stored."""

@@ -29,12 +29,14 @@ class Balancer(optax.GradientTransformationExtraArgs):
     init_tasks: `(params, num_tasks) -> state`, for callers that know T, such as the train step.
     weighed: `update` with a third result, the weights `[T]` that the direction was made with, for
       the train step's metrics; None for a weighting, and for a method that has no weights.
+    validates: whether a method on functions reads the losses of a validation batch too.
   """
 
   weighting: Weighting | None
   needs: str
   init_tasks: Callable[[Any, int | None], State]
   weighed: Callable[..., tuple[Any, State, jax.Array]] | None
+  validates: bool
 
   def __new__(
     cls,
@@ -44,6 +46,7 @@ class Balancer(optax.GradientTransformationExtraArgs):
     needs: str = 'jacobian',
     init_tasks: Callable[[Any, int | None], State] | None = None,
     weighed: Callable[..., tuple[Any, State, jax.Array]] | None = None,
+    validates: bool = True,
   ) -> Self:
     def checked(params: optax.Params) -> optax.OptState:
       _arguments.refuse_masked(params)
@@ -54,6 +57,7 @@ class Balancer(optax.GradientTransformationExtraArgs):
     self.needs = needs
     self.init_tasks = init_tasks or _init_tasks(checked, weighting)
     self.weighed = weighed
+    self.validates = validates
     return self
 
 

@@ -76,7 +76,7 @@ def _paper(text: str) -> str:
   if found is None:
     return ''
   reference = ' '.join(found[1].split())
-  year = re.match(r'.*?\b(?:19|20)\d\d\b', reference)
+  year = re.match(r'.*?\b(?:19|20)\d\d\b(?!\.\d)', reference)  # arXiv:1912.12355 is no year
   return year[0] if year else reference
 
 

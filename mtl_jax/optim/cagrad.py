@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mtl_jax.optim import _arguments, _base, _solvers
 
-_RESCALES = ('none', '1+c2', '1+c')
+RESCALES = ('none', '1+c2', '1+c')
 
 
 def cagrad(
@@ -59,8 +59,8 @@ def cagrad(
   """
   if isinstance(c, (int, float)) and not c >= 0:
     raise ValueError(f'cagrad: c must be 0 or more, not {c!r}.')
-  if rescale not in _RESCALES:
-    raise ValueError(f'cagrad: rescale must be one of {_RESCALES}, not {rescale!r}.')
+  if rescale not in RESCALES:
+    raise ValueError(f'cagrad: rescale must be one of {RESCALES}, not {rescale!r}.')
   _arguments.check_per_task(preference, 'cagrad: preference', least='positive')
 
   def update(

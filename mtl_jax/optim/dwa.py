@@ -1,31 +1,17 @@
 """DWA: tasks whose loss falls slowly from one epoch to the next weigh more."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.optim import _arguments, _base
+from mtl_jax.optim import _arguments, _base, _periods
 
 _LARGEST_RATIO = 1e6
 
 
-class DWAState(NamedTuple):
-  """State of `dwa`: this epoch's sums and counts, and the means of the last two epochs.
-
-  Attributes:
-    sums: `[T]`, of this epoch's losses.
-    counts: `[T]` int32, how many steps of this epoch each task was present in.
-    steps: `[]` int32, steps of this epoch.
-    last: `[T]`, mean loss of the last epoch; NaN until there is one.
-    before_last: `[T]`, of the epoch before.
-  """
-
-  sums: jax.Array
-  counts: jax.Array
-  steps: jax.Array
-  last: jax.Array
-  before_last: jax.Array
+DWAState = _periods.PeriodMeans
+"""State of `dwa`, where a period is an epoch."""
 
 
 def dwa(
@@ -79,13 +65,7 @@ def dwa(
 
   def init(tasks: int | None) -> DWAState:
     tasks = _arguments.known_tasks(tasks, num_tasks, 'dwa')
-    return DWAState(
-      jnp.zeros(tasks, jnp.float32),
-      jnp.zeros(tasks, jnp.int32),
-      jnp.zeros((), jnp.int32),
-      jnp.full(tasks, jnp.nan, jnp.float32),
-      jnp.full(tasks, jnp.nan, jnp.float32),
-    )
+    return _periods.start(tasks)
 
   def update(
     state: DWAState, *, present: jax.Array, losses: jax.Array | None = None, **extra_args: Any
@@ -98,18 +78,6 @@ def dwa(
     ratios = jnp.clip(ratios, 0.0, _LARGEST_RATIO)
     count = jnp.sum(present, dtype=jnp.float32)
     weights = count * jax.nn.softmax(ratios / temperature, where=present)
-
-    sums = state.sums + jnp.where(present, losses, 0.0)
-    counts = state.counts + present.astype(jnp.int32)
-    ended = state.steps + 1 >= period
-    seen = ended & (counts > 0)
-    means = sums / jnp.maximum(counts.astype(jnp.float32), 1.0)
-    return weights, DWAState(
-      jnp.where(ended, 0.0, sums),
-      jnp.where(ended, 0, counts),
-      jnp.where(ended, 0, state.steps + 1),
-      jnp.where(seen, means, last),
-      jnp.where(seen, last, before_last),
-    )
+    return weights, _periods.add(state, losses, present, period)
 
   return _base.balancer(_base.Weighting(init, update, 'losses'), num_tasks)

@@ -344,7 +344,7 @@ class _Representation:
 
 
 class _Functions:
-  """The losses as functions of all parameters, on a training and on a validation batch."""
+  """The losses as functions of all parameters, on a training batch and, if read, another."""
 
   def __init__(self, model: Any, balance: Any, options: _path.Options) -> None:
     self._model, self._balance, self._options = model, balance, options
@@ -356,7 +356,9 @@ class _Functions:
     model, count = self._model, self._options.accumulate
     # Validation is without dropout where the model lets us say so.
     held_key = None if gradients.has_two_halves(model) else key
-    if validation is None:
+    if not protocols.validates(self._balance):
+      validation = batch
+    elif validation is None:
       batch, validation = (_result.part_of(model, batch, k, 2) for k in (0, 1))
     losses, present, extra = _path.losses_of(model, params, batch, key, count)
     grads, balance_state, metrics = _result.update(

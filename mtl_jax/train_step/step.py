@@ -43,7 +43,7 @@ def make_train_step(
   * 'losses': weights first, then one backward of the weighted sum;
   * 'gramian': G = J·Jᵀ, weights, Jᵀw;
   * 'jacobian', and any other optax transformation: the stacked gradients;
-  * 'functions': the losses as functions of all parameters, on a training and a validation batch.
+  * 'functions': the losses as functions of all parameters, for most on a validation batch too.
 
   A method that wants several independent batches gets every k-th example of the batch as one; one
   that looks at the losses after the update gets a second forward. Task-specific parameters get
@@ -95,7 +95,7 @@ def make_train_step(
 
   Returns:
     `step(state, batch, validation=None) -> (state, metrics)`; `validation` is a batch for methods
-    that need functions: without it every second example of `batch` is held out. Metrics: 'loss'
+    that validate: without it every second example of `batch` is held out. Metrics: 'loss'
     `[T]` (NaN for an absent task, which has none: 0 would read as solved), 'weight' `[T]` (how much
     of each gradient is in the direction, 0 for an absent task; for a method without weights, none),
     'present' `[T]` bool (a task without a label in the batch is absent, and so is one whose

@@ -28,7 +28,7 @@ PER_TASK = {  # a method's option with one number a task
   'auto_lambda': 'primary',
 } | dict.fromkeys(
   ['chebyshev', 'stch', 'cosmos', 'pbi', 'cagrad', 'upgrad', 'dualproj', 'aligned_mtl', 'config']
-  + ['sdmgrad'],
+  + ['sdmgrad', 'imgrad'],
   'preference',
 )
 
@@ -37,6 +37,8 @@ ORDER_MATTERS = {
   'rlw': 'draws the weights by index',
   'pcgrad': 'each task meets the others one after the other',
   'gradvac': 'as pcgrad',
+  'lr_annealing': 'one task is the residual',
+  'pcd': 'one task is the primary',
 }
 
 
@@ -107,6 +109,8 @@ SCALES = 10.0 ** np.array([0, -12, -9, -6, -3, 6, 9, 12])
 SCALE_FREE = {'normalize_task_gradients', 'moco', 'nash_mtl', 'fairgrad'}
 NOT_LINEAR = {
   'modo': 'γ has the unit of 1/G',
+  'pcd': 'ε has the unit of G',
+  'adatask': 'ε has the unit of the gradients',
   'auto_lambda': 'its virtual step has a fixed rate',
   'moml': 'as auto_lambda',
   'forum': 'as auto_lambda',
@@ -170,9 +174,11 @@ CLAIMS = [  # method, options, what is scaled, and d for gradients (and losses) 
   ('excess_mtl', {}, 'rows', same_weights),
   ('config', {}, 'rows', sum_of_projections),
   ('imtl_g', {}, 'rows', inverse_weights),
+  ('adatask', {}, 'rows', unchanged),
   ('db_mtl', {}, 'losses', unchanged),
   ('mgda', {'normalization': 'loss', 'apply_to': 'normalized'}, 'losses', unchanged),
   ('dwa', {}, 'losses', same_weights),
+  ('relobralo', {'alpha': 0.5, 'rho': 0.5}, 'losses', same_weights),
   ('mgda', {'normalization': 'loss'}, 'losses', same_weights),
   ('geometric_mean', {}, 'losses', mean_scale),
   ('famo', {}, 'losses', inverse_weights),

@@ -416,7 +416,7 @@ PREFERRED = [
 
 
 def test_who_has_a_preference():
-  assert len(PREFERRED) == 10
+  assert len(PREFERRED) == 11
 
 
 @pytest.mark.parametrize('name', PREFERRED)

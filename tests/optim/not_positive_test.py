@@ -1,5 +1,7 @@
 """Losses of 0 and below, where a method has a logarithm or a ratio of losses."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ EVERYONE, OTHERS = jnp.ones(3, bool), jnp.array([True, True, False])
 
 @pytest.mark.parametrize(
   ('name', 'loss'),
-  [(name, loss) for name in ('geometric_mean', 'famo', 'db_mtl') for loss in (0.0, -1.0, -1e30)]
+  list(itertools.product(('geometric_mean', 'famo', 'db_mtl', 'go4align'), (0.0, -1.0, -1e30)))
   + [('moco', -1.0), ('moco', -1e30)],  # at 0 its gradient has the length 0
 )
 def test_left_out_like_an_absent_task(name, loss):

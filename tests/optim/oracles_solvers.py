@@ -152,3 +152,39 @@ def unfairness(jacobian: np.ndarray, w: np.ndarray, alpha: float) -> float:
   power = 1 / alpha
   gain = np.log(w).sum() if power == 1 else (w ** (1 - power)).sum() / (1 - power)
   return float(np.sum((w @ jacobian) ** 2) / 2 - gain)
+
+
+class PCD:
+  """Varam & AlHajri 2026 on the gradients themselves: every set of active constraints is tried."""
+
+  def __init__(self, tasks: int, tau: float, beta: float, eps: float, primary: int = 0):
+    self.mean, self.t = np.zeros(tasks), 0
+    self.tau, self.beta, self.eps, self.primary = tau, beta, eps, primary
+
+  def step(self, jacobian: np.ndarray) -> np.ndarray:
+    self.t += 1
+    squares = np.sum(jacobian**2, axis=1)
+    self.mean = self.beta * self.mean + (1 - self.beta) * squares
+    scales = 1 / np.sqrt(self.mean / (1 - self.beta**self.t) + self.eps)
+    rows = scales[:, None] * jacobian
+    found = self.solve(rows)
+    length = np.linalg.norm(found)
+    if length < 1e-9 * np.linalg.norm(rows[self.primary]):
+      return np.zeros_like(found)
+    return found / length * np.linalg.norm(jacobian[self.primary])
+
+  def solve(self, rows: np.ndarray) -> np.ndarray:
+    first, rest = rows[self.primary], np.delete(rows, self.primary, axis=0)
+    asked = self.tau * np.sum(rest**2, axis=1)
+    best, nearest = first, np.inf  # without a solution the constraints are dropped
+    for count in range(len(rest) + 1):
+      for chosen in itertools.combinations(range(len(rest)), count):
+        active = rest[list(chosen)]
+        if np.linalg.matrix_rank(active) < count:
+          continue
+        gap = asked[list(chosen)] - active @ first
+        candidate = first + active.T @ np.linalg.solve(active @ active.T, gap)
+        distance = np.linalg.norm(candidate - first)
+        if (rest @ candidate >= asked - 1e-9).all() and distance < nearest:
+          best, nearest = candidate, distance
+    return best

@@ -21,7 +21,7 @@ OPTIONS = {  # off their defaults: no regularization, no random order
   'dualproj': {'reg_eps': 0.0},
 }
 EXACT = {'mgda', 'upgrad', 'dualproj', 'cagrad', 'nash_mtl', 'fairgrad', 'imtl_g', 'aligned_mtl'}
-SYMMETRIC = EXACT | {'config', 'sum_tasks', 'mean_tasks'}
+SYMMETRIC = EXACT | {'config', 'imgrad', 'ntkmtl', 'sum_tasks', 'mean_tasks'}
 NO_CONFLICT = {'mgda', 'upgrad', 'dualproj', 'nash_mtl'}
 LINEAR = (SYMMETRIC - {'nash_mtl', 'fairgrad'}) | {'pcgrad', 'krum'}  # krum breaks ties by index
 ROW_SCALE_FREE = {'nash_mtl'}

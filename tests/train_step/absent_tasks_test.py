@@ -65,7 +65,7 @@ def test_metrics_of_an_absent_task(name):
   np.testing.assert_array_equal(np.isnan(metrics['loss']), ~HERE)
   assert metrics['finite'].all()
   if 'weight' not in metrics:
-    assert name in ('graddrop', 'trimmed_mean', 'db_mtl')
+    assert name in ('graddrop', 'trimmed_mean', 'db_mtl', 'adatask')
     return
   assert metrics['weight'][ABSENT] == 0.0
   assert np.asarray(metrics['weight'])[HERE].any()
