@@ -17,6 +17,8 @@ DEV = [
   *QUICKSTART,
   *PARQUET,
   'build>=1.2.1',
+  'dm-haiku>=0.0.17',
+  'equinox>=0.13.8',
   'hypothesis>=6.100',
   'mypy>=1.13',
   'pytest>=9.0',
