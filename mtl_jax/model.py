@@ -154,15 +154,18 @@ class MultiTaskModel:
     """Every task's weighted loss `[T]` on a batch of either regime; 0 for an absent task."""
     return halves.task_losses(self, params, batch, key)[0]
 
-  def outputs(self, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+  def outputs(
+    self, params: Any, batch: Mapping[str, Any], tasks: Sequence[str] = ()
+  ) -> dict[str, Any]:
     """`{task: outputs}` without dropout; labels are not read.
 
     Args:
       params: `{'shared': θ, 'tasks': {name: φ}}`.
-      batch: `{'inputs': x}` for the outputs of every task, or `{task: {'inputs': x}}`.
+      batch: `{'inputs': x}`, which all tasks read, or `{task: {'inputs': x}}`.
+      tasks: of `{'inputs': x}`, the tasks whose outputs are computed; (): all.
     """
     if 'inputs' in batch:
-      batch = {'inputs': batch['inputs'], 'targets': dict.fromkeys(self.task_names)}
+      batch = {'inputs': batch['inputs'], 'targets': dict.fromkeys(tasks or self.task_names)}
     features = halves.encode_examples(self, params, batch)
     return {
       name: self.task_outputs(name, params['tasks'][name], features[name], example['inputs'])

@@ -1,6 +1,7 @@
 """Inputs to compact integer arrays, once at the start of a run. Labels are done in `_labels`."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -65,8 +66,10 @@ class Words:
 
   def number(self, rows: Sequence[Sequence[str]]) -> _ragged.Ragged:
     """Returns the number of every word."""
-    ids = self._ids
-    return _ragged.from_rows([[ids.setdefault(word, len(ids)) for word in row] for row in rows])
+    ids, words = self._ids, list(itertools.chain.from_iterable(rows))
+    for word in dict.fromkeys(words):
+      ids.setdefault(word, len(ids))
+    return _ragged.from_lengths(map(ids.__getitem__, words), list(map(len, rows)))
 
   def tell_first(
     self, rows: Sequence[_ragged.Ragged], *tokenizers: text.Tokenizer

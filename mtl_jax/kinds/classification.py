@@ -11,7 +11,16 @@ import optax
 
 from mtl_jax import heads
 from mtl_jax.kinds import ranking
-from mtl_jax.kinds.kind import UNKNOWN, Kind, Metric, Names, are_amounts, is_class, read_class
+from mtl_jax.kinds.kind import (
+  UNKNOWN,
+  Kind,
+  Metric,
+  Names,
+  are_amounts,
+  is_class,
+  read_class,
+  shares_of,
+)
 from mtl_jax.later import Later
 
 sklearn = Later('sklearn.metrics')
@@ -114,6 +123,14 @@ class Classification(Kind):
   def read(self, prediction: np.ndarray, names: Names) -> str:
     """The name of the class."""
     return names[int(prediction)]
+
+  def read_all(self, predictions: Sequence[np.ndarray], names: Names) -> list[str]:
+    """The names of the classes."""
+    return [names[number] for number in np.asarray(predictions).tolist()]
+
+  def read_all_probabilities(self, probabilities: Sequence[np.ndarray], names: Names) -> list[Any]:
+    """Name -> probability."""
+    return shares_of(probabilities, names)
 
 
 def _mcc(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float:

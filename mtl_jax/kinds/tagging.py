@@ -11,7 +11,17 @@ import numpy as np
 
 from mtl_jax import heads
 from mtl_jax.kinds.classification import softmax_cross_entropy
-from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class, read_class, shortest
+from mtl_jax.kinds.kind import (
+  MISSING,
+  UNKNOWN,
+  Kind,
+  Metric,
+  Names,
+  all_shortest,
+  is_class,
+  read_class,
+  shortest,
+)
 from mtl_jax.later import Later
 
 sklearn = Later('sklearn.metrics')
@@ -148,6 +158,18 @@ class Tagging(Kind):
     """Of `[words, C]`, that of the predicted tag of each word."""
     del names
     return [shortest(value) for value in probabilities.max(axis=-1)]
+
+  def read_all(self, predictions: Sequence[np.ndarray], names: Names) -> list[list[str]]:
+    """The tag of each token."""
+    return [[names[tag] for tag in row.tolist()] for row in predictions]
+
+  def read_all_probabilities(
+    self, probabilities: Sequence[np.ndarray], names: Names
+  ) -> list[list[float]]:
+    """That of the predicted tag of each word."""
+    del names
+    flat = iter(all_shortest(np.concatenate([row.max(axis=-1) for row in probabilities])))
+    return [list(itertools.islice(flat, len(row))) for row in probabilities]
 
   def _scheme(self, names: Names) -> str:
     if self.scheme:

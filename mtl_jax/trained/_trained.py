@@ -6,7 +6,7 @@ import itertools
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.errors
@@ -21,6 +21,40 @@ from mtl_jax.plain import Plain
 
 _CHUNK = 4096  # inputs that are tokenized and sorted at once
 _AHEAD = 24  # batches that the device is given ahead: enough while chunks are read and written
+
+
+class Columns(NamedTuple):
+  """What is predicted of some inputs, by columns.
+
+  Attributes:
+    size: the number of inputs.
+    labels: task -> what each input is.
+    probabilities: task -> those of each input, of tasks that have some.
+  """
+
+  size: int
+  labels: dict[str, list[Any]]
+  probabilities: dict[str, list[Any]]
+
+  def rows(self) -> list[dict[str, dict[str, Any]]]:
+    """For each input task -> `{'label': ..., 'probabilities': ...}`."""
+    by_task = {}
+    for task, labels in self.labels.items():
+      by_task[task] = [{'label': label} for label in labels]
+      for found, shares in zip(by_task[task], self.probabilities.get(task, ()), strict=False):
+        found['probabilities'] = shares
+    return [dict(zip(by_task, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
+
+
+class _Result(NamedTuple):
+  """Outputs of a head, the predictions read off them, and probabilities or None."""
+
+  outputs: Any
+  predictions: Any
+  probabilities: Any
+
+
+_Results = dict[str, _Result]
 
 
 class Trained:
@@ -52,7 +86,7 @@ class Trained:
     self._whole = self.params[0]
     if len(self.params) > 1:
       self._whole = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *self.params)
-    self._step = jax.jit(self._forward)
+    self._step = jax.jit(self._forward, static_argnums=2)
     self._features = jax.jit(self._encode, static_argnums=2)
     self._lock = threading.Lock()  # of what is counted
 
@@ -90,7 +124,8 @@ class Trained:
     if isinstance(inputs, str):
       raise ValueError('inputs: need a list of texts, such as [text], not a text')
     examples = (self.example(item) for item in inputs)
-    return list(self.stream(examples, tasks, probabilities=probabilities))
+    parts = self.columns(examples, tasks, probabilities=probabilities)
+    return [row for part in parts for row in part.rows()]
 
   def example(self, item: Any) -> dict[str, Any]:
     """An input of `predict` as an example of the data set; a row by the columns of its file."""
@@ -108,27 +143,47 @@ class Trained:
       item = item.split()
     return {spec.field: item}
 
-  def stream(
+  def columns(
     self,
     examples: Iterable[Mapping[str, Any]],
     tasks: Sequence[str] = (),
     *,
     probabilities: bool = True,
     where: str = 'inputs',
-  ) -> Iterator[dict[str, dict[str, Any]]]:
-    """Yields what `predict` returns, for examples by field as they come, in bounded memory."""
+  ) -> Iterator[Columns]:
+    """Yields what `predict` returns by columns, for examples as they come, in bounded memory.
+
+    Args:
+      examples: with the fields of the input.
+      tasks: their names; (): all. Of other tasks nothing is computed.
+      probabilities: whether to give them.
+      where: what messages call the examples.
+
+    Yields:
+      columns of the next examples, some thousands at once.
+
+    Raises:
+      ValueError: no such task.
+      DataError: an example is not such as the model reads.
+    """
     chosen = self._chosen(tasks)
+
+    def needed(result: _Results) -> Any:
+      shares = {task: result[task].probabilities for task in chosen if probabilities}
+      return {task: result[task].predictions for task in chosen}, shares
+
     rest = iter(examples)
     chunks = iter(lambda: list(itertools.islice(rest, _CHUNK)), [])
-    found: list[dict[str, dict[str, Any]]] = []
-    for chunk, batch, result in self._flow(chunks, where):
-      if batch is None or result is None:
-        yield from found
-        found = []
+    part = Columns(0, {}, {})
+    for chunk, batch, result in self._flow(chunks, chosen, needed, where):
+      if batch is None:
+        yield part
+        part = Columns(0, {}, {})
         continue
-      found = found or [{} for _ in chunk]
+      part = part if part.size else Columns(len(chunk), {}, {})
+      predictions, shares = result
       for task in chosen:
-        self._read(task, batch, result[task], probabilities, chunk, found)
+        self._read(task, batch, predictions[task], shares.get(task), chunk, part)
 
   def arrays(
     self, examples: Sequence[Mapping[str, Any]], task: str, where: str = 'inputs'
@@ -144,8 +199,8 @@ class Trained:
       where: what messages call the examples.
     """
     found: list[list[Any]] = [[None] * len(examples) for _ in range(3)]
-    for batch, result in self._results(examples, where):
-      for rows, values in zip(found, result[task], strict=True):
+    for batch, result in self._results(examples, self.tasks, lambda result: result[task], where):
+      for rows, values in zip(found, result, strict=True):
         if values is not None:
           for index, row in zip(batch.rows, self._rows(task, values, batch), strict=True):
             rows[index] = row
@@ -159,9 +214,13 @@ class Trained:
     chosen = self._chosen(tasks)
     examples = [self.example(item) for item in inputs]
     found: dict[str, list[Any]] = {task: [None] * len(examples) for task in chosen}
-    for batch, result in self._results(examples, 'inputs'):
+
+    def needed(result: _Results) -> dict[str, Any]:
+      return {task: result[task].outputs for task in chosen}
+
+    for batch, result in self._results(examples, chosen, needed, 'inputs'):
       for task in chosen:
-        rows = self._rows(task, result[task].outputs, batch)
+        rows = self._rows(task, result[task], batch)
         for index, row in zip(batch.rows, rows, strict=True):
           found[task][index] = row
     return found
@@ -193,16 +252,16 @@ class Trained:
         raise ValueError(f'no task {task!r}{errors.nearest(task, self.tasks)}')
     return tuple(tasks) or self.tasks
 
-  def _forward(self, params: Any, inputs: Any) -> dict[str, '_Result']:
-    """All that is read of the outputs, on the device."""
+  def _forward(self, params: Any, inputs: Any, tasks: tuple[str, ...]) -> _Results:
+    """All that is read of the outputs of some tasks, on the device."""
 
     def outputs_of(member: Any) -> dict[str, Any]:
-      return self.model.outputs(member, {'inputs': inputs})
+      return self.model.outputs(member, {'inputs': inputs}, tasks)
 
     several = len(self.params) > 1
     outputs = jax.vmap(outputs_of)(params) if several else outputs_of(params)
     made = {}
-    for task in self.model.tasks:
+    for task in map(self.model.task, tasks):
       rules, own = task.rules, outputs[task.name]
       own = rules.average(own) if several else own
       shares = rules.probabilities(own) if rules.discrete else None
@@ -225,18 +284,25 @@ class Trained:
     return made
 
   def _flow(
-    self, chunks: Iterable[Sequence[Any]], where: str
-  ) -> Iterator[tuple[Sequence[Any], serving.Batch | None, dict[str, '_Result'] | None]]:
-    """Yields a chunk, its batches and results on the host, and Nones where the chunk is done.
+    self,
+    chunks: Iterable[Sequence[Any]],
+    tasks: tuple[str, ...],
+    needed: Callable[[_Results], Any],
+    where: str,
+  ) -> Iterator[tuple[Sequence[Any], serving.Batch | None, Any]]:
+    """Yields a chunk, its batches and what is needed of each on the host, and at its end Nones.
 
-    What comes next is encoded while the device computes.
+    What comes next is encoded while the device computes, and results come to the host meanwhile.
     """
     waiting: collections.deque[tuple[Sequence[Any], serving.Batch | None, Any]]
     waiting = collections.deque()
     first = 0
     for chunk in chunks:
       for batch in self._batches(chunk, where, first).batches:
-        waiting.append((chunk, batch, self._dispatch(batch, where)))
+        result = needed(self._dispatch(batch, tasks, where))
+        for leaf in jax.tree.leaves(result):
+          leaf.copy_to_host_async()
+        waiting.append((chunk, batch, result))
         while len(waiting) > _AHEAD:
           of, done, result = waiting.popleft()
           yield of, done, jax.device_get(result)
@@ -245,9 +311,9 @@ class Trained:
     for of, done, result in waiting:
       yield of, done, jax.device_get(result)
 
-  def _dispatch(self, batch: serving.Batch, where: str) -> dict[str, '_Result']:
+  def _dispatch(self, batch: serving.Batch, tasks: tuple[str, ...], where: str) -> _Results:
     try:
-      return self._step(self._whole, batch.inputs)
+      return self._step(self._whole, batch.inputs, tasks)
     except (flax.errors.FlaxError, TypeError, ValueError) as error:
       if self.serving.input.kind != 'array':
         raise
@@ -257,53 +323,50 @@ class Trained:
       ) from error
 
   def _results(
-    self, examples: Sequence[Any], where: str
-  ) -> Iterator[tuple[serving.Batch, dict[str, '_Result']]]:
-    """Yields batches and their results on the host."""
-    for _, batch, result in self._flow([examples], where):
-      if batch is not None and result is not None:
+    self,
+    examples: Sequence[Any],
+    tasks: tuple[str, ...],
+    needed: Callable[[_Results], Any],
+    where: str,
+  ) -> Iterator[tuple[serving.Batch, Any]]:
+    """Yields batches and what is needed of each on the host."""
+    for _, batch, result in self._flow([examples], tasks, needed, where):
+      if batch is not None:
         yield batch, result
 
-  def _rows(self, task: str, values: Any, batch: serving.Batch) -> list[Any]:
+  def _rows(self, task: str, values: Any, batch: serving.Batch) -> Sequence[np.ndarray]:
     """The values of each example; of words those of the first token of each."""
-    rows = list(values[: len(batch.rows)])
-    if self.model.task(task).rules.per_token:
-      assert batch.starts is not None
-      rows = [row[places] for row, places in zip(rows, batch.starts, strict=True)]
-    return rows
+    rows = values[: len(batch.rows)]
+    if not self.model.task(task).rules.per_token:
+      return rows
+    assert batch.starts is not None
+    return [row[places] for row, places in zip(rows, batch.starts, strict=True)]
 
   def _read(
     self,
     task: str,
     batch: serving.Batch,
-    result: '_Result',
-    probabilities: bool,
+    predictions: Any,
+    probabilities: Any,
     chunk: Sequence[Mapping[str, Any]],
-    found: list[dict[str, dict[str, Any]]],
+    part: Columns,
   ) -> None:
-    """Puts what a batch says of a task where its examples are in `found`."""
+    """Puts what a batch says of a task where its examples are in the columns."""
     rules, names = self.model.task(task).rules, self.serving.label_names[task]
-    predictions = self._rows(task, result.predictions, batch)
-    for index, row in zip(batch.rows, predictions, strict=True):
-      found[index][task] = {'label': rules.read(row, names)}
-    if probabilities and result.probabilities is not None:
-      shares = self._rows(task, result.probabilities, batch)
-      for index, row in zip(batch.rows, shares, strict=True):
-        found[index][task]['probabilities'] = rules.read_probabilities(row, names)
-    if rules.per_token:
-      for index in batch.rows:
-        words = chunk[index][self.serving.input.field]
-        count = len(words.split() if isinstance(words, str) else words)
-        for values in found[index][task].values():
-          values += [None] * (count - len(values))
-
-
-class _Result(NamedTuple):
-  """Outputs of a head, the predictions read off them, and probabilities or None."""
-
-  outputs: Any
-  predictions: Any
-  probabilities: Any
+    read = [(part.labels, rules.read_all(self._rows(task, predictions, batch), names))]
+    if probabilities is not None:
+      shares = rules.read_all_probabilities(self._rows(task, probabilities, batch), names)
+      read.append((part.probabilities, shares))
+    rows = batch.rows.tolist()
+    for columns, values in read:
+      if rules.per_token:
+        for index, found in zip(rows, values, strict=True):
+          words = chunk[index][self.serving.input.field]
+          count = len(words.split() if isinstance(words, str) else words)
+          found += [None] * (count - len(found))
+      column = columns.setdefault(task, [None] * part.size)
+      for index, found in zip(rows, values, strict=True):
+        column[index] = found
 
 
 class _Unpad:

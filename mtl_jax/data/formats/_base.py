@@ -85,6 +85,11 @@ class Writer(abc.ABC):
       OSError: it cannot be written.
     """
 
+  def write_all(self, records: Sequence[Record], columns: Mapping[str, Sequence[Any]]) -> None:
+    """Writes records, with new column -> a value for each of them; see `write`."""
+    for index, record in enumerate(records):
+      self.write(record, {name: values[index] for name, values in columns.items()})
+
   @abc.abstractmethod
   def close(self) -> None:
     """Writes what is left, and puts the file in its place."""

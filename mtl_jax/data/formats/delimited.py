@@ -8,7 +8,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mtl_jax.data.formats import _base, _sink, _source
@@ -241,20 +241,30 @@ class _Writer(_base.Writer):
     self._columns = _base.fresh(new, dialect.columns)
     self._sink = _sink.Sink(out, dialect.coding)
     if dialect.header is not None:
-      self._line([dialect.header.raw, *map(self._field, self._columns.values())])
+      self._lines([[dialect.header.raw, *map(self._field, self._columns.values())]])
 
   def write(self, record: _base.Record, values: Mapping[str, Any]) -> None:
     """Writes the record as it was, and the new fields after it."""
-    raw, columns = record.extra, self._dialect.columns
+    self.write_all([record], {column: [value] for column, value in values.items()})
+
+  def write_all(
+    self, records: Sequence[_base.Record], columns: Mapping[str, Sequence[Any]]
+  ) -> None:
+    """Writes the records as they were, and the new fields after them."""
+    blank = [None] * len(records)
+    new = [list(map(self._field, columns.get(column, blank))) for column in self._columns]
+    self._lines(zip(map(self._old, records), *new, strict=True))
+
+  def _old(self, record: _base.Record) -> str:
+    """The fields that a record has, as they stand in a line."""
+    raw = record.extra
     if (
       isinstance(raw, _Raw)
       and raw.delimiter == self._dialect.delimiter
-      and list(record.fields) == columns
+      and list(record.fields) == self._dialect.columns
     ):
-      old = [raw.text]
-    else:
-      old = self._fields_of(record)
-    self._line([*old, *(self._field(values.get(column)) for column in self._columns)])
+      return raw.text
+    return self._dialect.delimiter.join(self._fields_of(record))
 
   def _fields_of(self, record: _base.Record) -> list[str]:
     columns = self._dialect.columns
@@ -273,8 +283,9 @@ class _Writer(_base.Writer):
   def _special(self) -> re.Pattern[str]:
     return re.compile(f'["\r\n{re.escape(self._dialect.delimiter)}]')
 
-  def _line(self, fields: Sequence[str]) -> None:
-    self._sink.write(self._dialect.delimiter.join(fields) + self._dialect.end)
+  def _lines(self, rows: Iterable[Sequence[str]]) -> None:
+    lines = [self._dialect.delimiter.join(fields) + self._dialect.end for fields in rows]
+    self._sink.write(''.join(lines))
 
   def close(self) -> None:
     """Puts the file in its place."""
