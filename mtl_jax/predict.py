@@ -62,9 +62,11 @@ def predict_file(
     the number of rows written, and the malformed ones.
 
   Raises:
-    ConfigError: no such task or file.
+    ConfigError: no such task or file; `out` is the file that is read.
     DataError: a row is malformed, or the file cannot be read.
   """
+  if not hasattr(out, 'write') and Path(out).exists() and Path(out).samefile(path):
+    raise errors.ConfigError(f'--output={out}: that is the input; give the output another name')
   columns = Columns(model, file)
   how = columns.reading(path)
   if format:

@@ -193,9 +193,10 @@ def from_examples(
     rows = task_specs[task].batch_size or batch_size
     if rows > len(items):
       of = f', task {task!r}' if apart else ''
+      key = f'tasks.{task}.batch_size' if task_specs[task].batch_size else 'train.batch_size'
       raise errors.ConfigError(
         f'batch_size {rows} is larger than the training split of {name!r}{of}, '
-        f'{len(items)} examples'
+        f'{len(items)} examples: set {key} to {len(items)} or less'
       )
   known = vocabularies.labels if vocabularies else {}
   if vocabularies is None or new_tasks:

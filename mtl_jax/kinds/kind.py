@@ -38,6 +38,9 @@ class Metric(NamedTuple):
     needs_names: whether it cannot be computed without the names of the classes.
     needs_scores: whether `function` takes scores in place of predictions: what `Kind.scores` says,
       on what `Kind.collect_scores` gave.
+    counts: `(targets, predictions, names) -> [N, K]`, a row of counts for each example, where their
+      sums over any examples tell the metric of these; None where there are none.
+    of_counts: the sums `[K]` -> the value, what `function` says up to rounding.
   """
 
   function: Callable[[Any, Any, Names], float | None]
@@ -46,6 +49,8 @@ class Metric(NamedTuple):
   complaint: Callable[[Names], str] = any_names
   needs_names: bool = False
   needs_scores: bool = False
+  counts: Callable[[Any, Any, Names], np.ndarray] | None = None
+  of_counts: Callable[[np.ndarray], float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

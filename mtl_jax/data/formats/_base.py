@@ -56,6 +56,8 @@ class Reading:
     delimiter: one character between fields; '': a tab in `.tsv`, else the one of `, ; tab |` that
       the first line has most of.
     columns: their names where the file has none. A delimited file then has no header line.
+    quote: what may stand around the fields of a delimited file; '': nothing, and a " is a character
+      like others.
     data_dir: where TFDS keeps its data sets; '': where TFDS does.
   """
 
@@ -64,6 +66,7 @@ class Reading:
   delimiter: str = ''
   columns: tuple[str, ...] = ()
   data_dir: str = ''
+  quote: str = '"'
 
 
 class Writer(abc.ABC):

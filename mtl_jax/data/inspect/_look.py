@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtl_jax.data import pipeline, sources, specs
+from mtl_jax.data.inspect import _hints
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 """Of the lengths."""
@@ -57,6 +58,7 @@ class Look:
     unknown: split -> share of tokens that the vocabulary lacks.
     notes: what was counted while reading: rows left out, inputs that stand in two splits.
     meetings: pair of tasks -> share of steps in which both have labels.
+    hints: what may be a mistake, in words.
     shown: training examples from all over the split: field -> text, as the model sees them.
   """
 
@@ -72,6 +74,7 @@ class Look:
   unknown: dict[str, float]
   notes: dict[str, int]
   meetings: dict[tuple[str, str], float]
+  hints: tuple[str, ...]
   shown: list[dict[str, str]]
 
 
@@ -89,15 +92,19 @@ def look(source: sources.Source, data: pipeline.Data, max_length: int = 0, show:
   for split in data.num_examples:
     parts = [part for name, part in data.splits.items() if name.split('/')[0] == split]
     if data.vocabularies.tokenizer is not None:
-      found = np.concatenate([part.lengths for part in parts])
-      lengths[split] = tuple(int(np.quantile(found, q, method='higher')) for q in QUANTILES)
+      sizes = np.concatenate([part.lengths for part in parts])
+      lengths[split] = tuple(int(np.quantile(sizes, q, method='higher')) for q in QUANTILES)
       ids = np.concatenate([part.tokens.values for part in parts])  # type: ignore[attr-defined]
       unknown[split] = float(np.mean(ids == data.vocabularies.tokenizer.unknown_id))
+  tasks = {task: _of_task(source, data, task, examples) for task in data.specs}
+  hints = _hints.of_source(source)
+  for task, found in tasks.items():
+    hints += _hints.of_classes(task, found.classes, source)
   return Look(
     data.name,
     source.input,
     dict(data.num_examples),
-    {task: _of_task(source, data, task, examples) for task in data.specs},
+    tasks,
     lengths,
     data.bucket_lengths,
     dict(data.truncated),
@@ -106,6 +113,7 @@ def look(source: sources.Source, data: pipeline.Data, max_length: int = 0, show:
     unknown,
     dict(data.notes),
     data.meetings(),
+    tuple(hints),
     _shown(source, data, examples['train'], show),
   )
 

@@ -26,6 +26,11 @@ def tables(look: _look.Look) -> Iterator[Any]:
     yield _pairs(
       'steps in which both tasks have labels' + (f' ({more} pairs more)' if more else ''), shown
     )
+  if look.hints:
+    table = _table('worth a look', '')
+    for hint in look.hints:
+      table.add_row(hint)
+    yield table
   yield _examples(look)
 
 
