@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 TRACEBACK = 'MTL_JAX_TRACEBACK'
-"""The environment variable: 'full' keeps all lines in the trace of what a user's own code raised."""
+"""The environment variable: 'full' keeps all lines in traces of what a user's own code raised."""
 
 
 class ConfigError(ValueError):

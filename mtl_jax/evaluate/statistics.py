@@ -5,6 +5,7 @@ of a `kinds.Metric`, on what `Kind.collect` and `Kind.join` gave (or scores for 
 it needs them).
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ MetricFunction = Callable[[Any, Any], float | None]
 """`(targets, predictions) -> value` of some examples; None where these give it no value."""
 
 
-class Counted(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Counted:
   """A metric of counts, which is not computed from the examples again in every sample.
 
   Attributes:
