@@ -268,7 +268,7 @@ class _Writer(_base.Writer):
     word = 0
     if columns and not self._told:
       self._line(self._names(record), '')
-      self._told = True
+      self._told = self._after_blank = True
     if sentence.lines and sentence.lines[0].text.strip(_BLANKS) and not self._after_blank:
       self._line('', '')
     begins = min(sentence.words)
