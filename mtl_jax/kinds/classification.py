@@ -100,6 +100,10 @@ class Classification(Kind):
     """Logits of the mean of the probabilities."""
     return jnp.log(jnp.mean(self.probabilities(outputs), axis=0))
 
+  def of_windows(self, outputs: jax.Array) -> jax.Array:
+    """Log-probabilities."""
+    return jax.nn.log_softmax(outputs.astype(jnp.float32))
+
   @property
   def metrics(self) -> Mapping[str, Metric]:
     """Accuracy first; `binary_f1` is that of the second of two classes.

@@ -203,6 +203,14 @@ class Kind(abc.ABC):
     """
     return jax.tree.map(lambda leaf: leaf.mean(axis=0), outputs)
 
+  def of_windows(self, outputs: Any) -> Any:
+    """The outputs for windows in the form whose mean is that of their text; of no tags.
+
+    Args:
+      outputs: `[W, ...]`.
+    """
+    return outputs
+
   def scores(self, outputs: Any) -> jax.Array:
     """What metrics with `needs_scores` are computed on: the probabilities, as float32 has them."""
     return self.probabilities(outputs)

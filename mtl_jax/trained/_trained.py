@@ -6,8 +6,8 @@ import itertools
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import flax.errors
 import jax
@@ -15,46 +15,14 @@ import numpy as np
 
 from mtl_jax import errors
 from mtl_jax.data import described, serving, sources
+from mtl_jax.data import windows as windows_lib
 from mtl_jax.gradients import halves
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.plain import Plain
+from mtl_jax.trained._results import Columns, Done, Result, Results, rows_of, together
 
 _CHUNK = 4096  # inputs that are tokenized and sorted at once
 _AHEAD = 24  # batches that the device is given ahead: enough while chunks are read and written
-
-
-class Columns(NamedTuple):
-  """What is predicted of some inputs, by columns.
-
-  Attributes:
-    size: the number of inputs.
-    labels: task -> what each input is.
-    probabilities: task -> those of each input, of tasks that have some.
-  """
-
-  size: int
-  labels: dict[str, list[Any]]
-  probabilities: dict[str, list[Any]]
-
-  def rows(self) -> list[dict[str, dict[str, Any]]]:
-    """For each input task -> `{'label': ..., 'probabilities': ...}`."""
-    by_task = {}
-    for task, labels in self.labels.items():
-      by_task[task] = [{'label': label} for label in labels]
-      for found, shares in zip(by_task[task], self.probabilities.get(task, ()), strict=False):
-        found['probabilities'] = shares
-    return [dict(zip(by_task, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
-
-
-class _Result(NamedTuple):
-  """Outputs of a head, the predictions read off them, and probabilities or None."""
-
-  outputs: Any
-  predictions: Any
-  probabilities: Any
-
-
-_Results = dict[str, _Result]
 
 
 class Trained:
@@ -168,22 +136,18 @@ class Trained:
     """
     chosen = self._chosen(tasks)
 
-    def needed(result: _Results) -> Any:
-      shares = {task: result[task].probabilities for task in chosen if probabilities}
-      return {task: result[task].predictions for task in chosen}, shares
-
+    fields = ('predictions', 'probabilities')[: 1 + probabilities]
     rest = iter(examples)
     chunks = iter(lambda: list(itertools.islice(rest, _CHUNK)), [])
     part = Columns(0, {}, {})
-    for chunk, batch, result in self._flow(chunks, chosen, needed, where):
+    for chunk, batch, results in self._flow(chunks, chosen, fields, where):
       if batch is None:
         yield part
         part = Columns(0, {}, {})
         continue
       part = part if part.size else Columns(len(chunk), {}, {})
-      predictions, shares = result
       for task in chosen:
-        self._read(task, batch, predictions[task], shares.get(task), chunk, part)
+        self._read(task, batch, results[task], probabilities, chunk, part)
 
   def arrays(
     self, examples: Sequence[Mapping[str, Any]], task: str, where: str = 'inputs'
@@ -199,10 +163,11 @@ class Trained:
       where: what messages call the examples.
     """
     found: list[list[Any]] = [[None] * len(examples) for _ in range(3)]
-    for batch, result in self._results(examples, self.tasks, lambda result: result[task], where):
-      for rows, values in zip(found, result, strict=True):
+    one = self.model.task(task)
+    for batch, results in self._results(examples, self.tasks, Result._fields, where):
+      for rows, values in zip(found, results[task], strict=True):
         if values is not None:
-          for index, row in zip(batch.rows, self._rows(task, values, batch), strict=True):
+          for index, row in zip(batch.rows, rows_of(one, values, batch), strict=True):
             rows[index] = row
     outputs, predictions, shares = found
     return outputs, predictions, shares if self.model.task(task).rules.discrete else []
@@ -214,13 +179,9 @@ class Trained:
     chosen = self._chosen(tasks)
     examples = [self.example(item) for item in inputs]
     found: dict[str, list[Any]] = {task: [None] * len(examples) for task in chosen}
-
-    def needed(result: _Results) -> dict[str, Any]:
-      return {task: result[task].outputs for task in chosen}
-
-    for batch, result in self._results(examples, chosen, needed, 'inputs'):
+    for batch, results in self._results(examples, chosen, ('outputs',), 'inputs'):
       for task in chosen:
-        rows = self._rows(task, result[task], batch)
+        rows = rows_of(self.model.task(task), results[task].outputs, batch)
         for index, row in zip(batch.rows, rows, strict=True):
           found[task][index] = row
     return found
@@ -238,7 +199,14 @@ class Trained:
     name = self._chosen([task] if task else ())[0]
     examples = [self.example(item) for item in inputs]
     found: list[Any] = [None] * len(examples)
-    for batch in self._batches(examples, 'inputs').batches:
+    made = self._batches(examples, 'inputs')
+    if made.windows is not None:
+      index = int(np.flatnonzero(made.windows.counts > 1)[0])
+      raise errors.DataError(
+        f'inputs, example {index}: it is longer than max_length, and its features are those of '
+        f'{made.windows.counts[index]} windows; give its parts'
+      )
+    for batch in made.batches:
       features = jax.device_get(self._features(self.params[0], batch.inputs, name))
       mask = batch.inputs['mask'] if isinstance(batch.inputs, dict) else None
       for place, index in enumerate(batch.rows):
@@ -252,7 +220,7 @@ class Trained:
         raise ValueError(f'no task {task!r}{errors.nearest(task, self.tasks)}')
     return tuple(tasks) or self.tasks
 
-  def _forward(self, params: Any, inputs: Any, tasks: tuple[str, ...]) -> _Results:
+  def _forward(self, params: Any, inputs: Any, tasks: tuple[str, ...]) -> Results:
     """All that is read of the outputs of some tasks, on the device."""
 
     def outputs_of(member: Any) -> dict[str, Any]:
@@ -265,7 +233,7 @@ class Trained:
       rules, own = task.rules, outputs[task.name]
       own = rules.average(own) if several else own
       shares = rules.probabilities(own) if rules.discrete else None
-      made[task.name] = _Result(own, task.predictions(own), shares)
+      made[task.name] = Result(own, task.predictions(own), shares)
     return made
 
   def _encode(self, params: Any, inputs: Any, task: str) -> Any:
@@ -287,31 +255,50 @@ class Trained:
     self,
     chunks: Iterable[Sequence[Any]],
     tasks: tuple[str, ...],
-    needed: Callable[[_Results], Any],
+    fields: Sequence[str],
     where: str,
-  ) -> Iterator[tuple[Sequence[Any], serving.Batch | None, Any]]:
-    """Yields a chunk, its batches and what is needed of each on the host, and at its end Nones.
+  ) -> Iterator[Done]:
+    """Yields the batches of chunks, with those fields of the results on the host."""
+    computed = self._computed(chunks, tasks, fields, where)
+    return together(computed, {task: self.model.task(task) for task in tasks})
+
+  def _computed(
+    self,
+    chunks: Iterable[Sequence[Any]],
+    tasks: tuple[str, ...],
+    fields: Sequence[str],
+    where: str,
+  ) -> Iterator[tuple[Done, windows_lib.Windows | None]]:
+    """`_flow`, with rows that may be windows of inputs.
 
     What comes next is encoded while the device computes, and results come to the host meanwhile.
     """
-    waiting: collections.deque[tuple[Sequence[Any], serving.Batch | None, Any]]
-    waiting = collections.deque()
+    waiting: collections.deque[tuple[Done, windows_lib.Windows | None]] = collections.deque()
     first = 0
     for chunk in chunks:
-      for batch in self._batches(chunk, where, first).batches:
-        result = needed(self._dispatch(batch, tasks, where))
-        for leaf in jax.tree.leaves(result):
+      made = self._batches(chunk, where, first)
+      for batch in made.batches:
+        results = {
+          task: self._needed(task, result, fields, made.windows is not None)
+          for task, result in self._dispatch(batch, tasks, where).items()
+        }
+        for leaf in jax.tree.leaves(results):
           leaf.copy_to_host_async()
-        waiting.append((chunk, batch, result))
+        waiting.append((Done(chunk, batch, results), made.windows))
         while len(waiting) > _AHEAD:
-          of, done, result = waiting.popleft()
-          yield of, done, jax.device_get(result)
-      waiting.append((chunk, None, None))
+          yield _fetched(*waiting.popleft())
+      waiting.append((Done(chunk, None, None), made.windows))
       first += len(chunk)
-    for of, done, result in waiting:
-      yield of, done, jax.device_get(result)
+    for item in waiting:
+      yield _fetched(*item)
 
-  def _dispatch(self, batch: serving.Batch, tasks: tuple[str, ...], where: str) -> _Results:
+  def _needed(self, task: str, result: Result, fields: Sequence[str], windows: bool) -> Result:
+    """What is to come to the host; of windows, what they are put together of."""
+    if windows and not self.model.task(task).rules.per_token:
+      fields = (*fields, 'outputs')
+    return Result(*(value if key in fields else None for key, value in result._asdict().items()))
+
+  def _dispatch(self, batch: serving.Batch, tasks: tuple[str, ...], where: str) -> Results:
     try:
       return self._step(self._whole, batch.inputs, tasks)
     except (flax.errors.FlaxError, TypeError, ValueError) as error:
@@ -326,36 +313,29 @@ class Trained:
     self,
     examples: Sequence[Any],
     tasks: tuple[str, ...],
-    needed: Callable[[_Results], Any],
+    fields: Sequence[str],
     where: str,
-  ) -> Iterator[tuple[serving.Batch, Any]]:
-    """Yields batches and what is needed of each on the host."""
-    for _, batch, result in self._flow([examples], tasks, needed, where):
+  ) -> Iterator[tuple[serving.Batch, Results]]:
+    """Yields batches and those fields of the results on the host."""
+    for _, batch, results in self._flow([examples], tasks, fields, where):
       if batch is not None:
-        yield batch, result
-
-  def _rows(self, task: str, values: Any, batch: serving.Batch) -> Sequence[np.ndarray]:
-    """The values of each example; of words those of the first token of each."""
-    rows = values[: len(batch.rows)]
-    if not self.model.task(task).rules.per_token:
-      return rows
-    assert batch.starts is not None
-    return [row[places] for row, places in zip(rows, batch.starts, strict=True)]
+        yield batch, results
 
   def _read(
     self,
     task: str,
     batch: serving.Batch,
-    predictions: Any,
-    probabilities: Any,
+    result: Result,
+    probabilities: bool,
     chunk: Sequence[Mapping[str, Any]],
     part: Columns,
   ) -> None:
     """Puts what a batch says of a task where its examples are in the columns."""
-    rules, names = self.model.task(task).rules, self.serving.label_names[task]
-    read = [(part.labels, rules.read_all(self._rows(task, predictions, batch), names))]
-    if probabilities is not None:
-      shares = rules.read_all_probabilities(self._rows(task, probabilities, batch), names)
+    one, names = self.model.task(task), self.serving.label_names[task]
+    rules = one.rules
+    read = [(part.labels, rules.read_all(rows_of(one, result.predictions, batch), names))]
+    if probabilities and result.probabilities is not None:
+      shares = rules.read_all_probabilities(rows_of(one, result.probabilities, batch), names)
       read.append((part.probabilities, shares))
     rows = batch.rows.tolist()
     for columns, values in read:
@@ -367,6 +347,13 @@ class Trained:
       column = columns.setdefault(task, [None] * part.size)
       for index, found in zip(rows, values, strict=True):
         column[index] = found
+
+
+def _fetched(
+  item: Done, windows: windows_lib.Windows | None
+) -> tuple[Done, windows_lib.Windows | None]:
+  """The same with the results on the host."""
+  return item._replace(results=jax.device_get(item.results)), windows
 
 
 class _Unpad:

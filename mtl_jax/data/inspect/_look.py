@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mtl_jax.data import pipeline, sources, specs
+from mtl_jax.data import _data, pipeline, sources, specs
 from mtl_jax.data.inspect import _hints
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
@@ -52,7 +52,9 @@ class Look:
     tasks: task -> what is known of it.
     lengths: split -> the `QUANTILES` of the tokens of an example; empty for arrays.
     buckets: the lengths that batches are padded to.
-    cut: split -> examples that are longer than `max_length`.
+    cut: split -> examples that are cut at `max_length`.
+    windowed: split -> examples that became several windows; the lengths are those of windows.
+    stride: what these share; 0: there are none.
     max_length: the bound; 0: none.
     vocabulary: the number of token ids; 0 for arrays.
     unknown: split -> share of tokens that the vocabulary lacks.
@@ -69,6 +71,8 @@ class Look:
   lengths: dict[str, tuple[int, ...]]
   buckets: tuple[int, ...]
   cut: dict[str, int]
+  windowed: dict[str, int]
+  stride: int
   max_length: int
   vocabulary: int
   unknown: dict[str, float]
@@ -108,6 +112,8 @@ def look(source: sources.Source, data: pipeline.Data, max_length: int = 0, show:
     lengths,
     data.bucket_lengths,
     dict(data.truncated),
+    dict(data.windowed),
+    data.stride,
     max_length,
     data.vocab_size,
     unknown,
@@ -168,6 +174,8 @@ def _shown(
   for example, task, row in (rows[place] for place in sorted(chosen)):
     owner = example[source.owner] if source.owner else ''
     part = data.splits[f'train/{task}' if task else 'train']
+    if part.windows is not None:
+      row = int(part.windows.firsts[row])
     if tokenizer is None:
       value = np.asarray(example[source.input.field])
       text = f'{value.dtype} {list(value.shape)}: {np.array2string(value.ravel()[:8], precision=3)}'
@@ -201,7 +209,7 @@ def _rows(
     else:
       tasks = ['']
     part = data.splits.get(f'train/{tasks[0]}' if tasks[0] else 'train') if tasks else None
-    if part is not None and places[tasks[0]] < len(part):
+    if part is not None and places[tasks[0]] < _data.examples_in(part):
       found.append((example, tasks[0], places[tasks[0]]))
     places.update(tasks)
   return found
