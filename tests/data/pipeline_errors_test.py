@@ -109,7 +109,7 @@ def test_sizes_that_cannot_be(key, value):
     data({key: value})
 
 
-@pytest.mark.parametrize('key', [key for key in SIZES if key != 'label_min_count'])
+@pytest.mark.parametrize('key', [key for key in SIZES if key not in ('label_min_count', 'stride')])
 def test_the_largest_sizes_are_no_bound(key):
   """Nothing makes room for what is asked for and never comes."""
   largest = 2**31 - 1
