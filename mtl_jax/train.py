@@ -244,6 +244,9 @@ def main(argv: list[str] | None = None) -> int:
     except tuple(command_line.EXIT_CODES) as e:
       print(f'error: {e}', file=sys.stderr)
       return command_line.exit_code(e)
+    except Exception as e:
+      errors.shorten(e)
+      raise
   return 0
 
 

@@ -393,6 +393,19 @@ def test_a_format_that_is_told(tmp_path, small_run, capsysbinary):
   assert (code, err, len(out.splitlines())) == (0, [], 3)
 
 
+def test_the_output_is_not_the_input(tmp_path, small_run, capsysbinary):
+  path, link = tmp_path / 'new.csv', tmp_path / 'link.csv'
+  content = as_csv(',')(TEXTS)
+  path.write_bytes(content)
+  link.symlink_to(path)
+  for out in (path, tmp_path / '.' / 'new.csv', link):
+    code, _, err = run(capsysbinary, small_run('text').path, path, '--output', out)
+    assert code == 2
+    assert err == [f'error: --output={out}: that is the input; give the output another name']
+  assert path.read_bytes() == content
+  assert sorted(tmp_path.iterdir()) == [link, path]
+
+
 def test_an_output_that_cannot_be_written(tmp_path, small_run, capsysbinary):
   path = tmp_path / 'new.jsonl'
   path.write_bytes(as_jsonl(TEXTS))

@@ -267,6 +267,34 @@ def test_published_means_have_a_column_beside_the_joint_match(tmp_path):
       assert [row.cells['mean'].mean for row in table.rows] == [0.4, 0.45]
 
 
+def test_many_tasks_have_a_line_each_and_the_means_below(tmp_path, monkeypatch, capsys):
+  """Nine tasks: a column for each run; the joint match stands beside the mean."""
+  names = [f'task_{i}' for i in range(9)]
+  monkeypatch.setattr(sys.modules[__name__], 'MAIN', dict.fromkeys(names, 'accuracy'))
+  for variant, shift in (('sum', 0.0), ('pcgrad', 0.01)):
+    values = {name: 0.5 + 0.04 * i + shift for i, name in enumerate(names)}
+    folder = write_run(tmp_path / 'runs', variant, 0, values, joint=0.25 + shift)
+    results = json.loads((folder / 'results.json').read_text())
+    results['test']['mean'] = sum(values.values()) / 9
+    (folder / 'results.json').write_text(json.dumps(results))
+  report.report([tmp_path / 'runs'], tmp_path / 'out', plots=False, formats=('md', 'tex'))
+  shown = capsys.readouterr().out
+  lines = (tmp_path / 'out' / 'table.md').read_text().splitlines()[2:15]
+  assert lines[0].split('|')[1:-1] == ['  ', ' pcgrad ', ' sum ']
+  expected = [
+    f'| task\\_{i}.accuracy % ↑ | **{51 + 4 * i}.00** | {50 + 4 * i}.00 |' for i in range(9)
+  ]
+  joint = '| joint.exact\\_match % ↑ | **26.00** | 25.00 |'
+  assert lines[2:] == [*expected, joint, '| mean % ↑ | **67.00** | 66.00 |']
+  latex = (tmp_path / 'out' / 'table.tex').read_text()
+  assert latex.count(r'\midrule') == 2
+  assert latex.index(r'task\_8') < latex.rindex(r'\midrule') < latex.index('joint.exact')
+  assert len(max(shown.partition('Test split')[0].splitlines(), key=len)) <= 80
+  assert [shown.index(name) for name in [*names, 'joint.exact_match', 'mean %']] == sorted(
+    shown.index(name) for name in [*names, 'joint.exact_match', 'mean %']
+  )
+
+
 def test_costs(tmp_path):
   """Of single-task runs the sum; the median of the logged rates, which leave compiling out."""
   for variant, tasks in (('a', {'pos': 0.5}), ('b', {'rule': 0.5}), ('c', {'pos': 1, 'rule': 1})):

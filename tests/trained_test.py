@@ -193,7 +193,7 @@ def compilations(function):
 
 def test_one_program_a_length_and_batch_size(small_run):
   made = small_run('text')
-  model = made.loaded
+  model = trained.load(made.path)  # one that has compiled nothing yet
   texts = made.inputs['train']
   lengths = model.serving.bucket_lengths
   assert len(lengths) == 2
@@ -204,8 +204,34 @@ def test_one_program_a_length_and_batch_size(small_run):
   assert 2 < compilations(model._step) <= most
   before = compilations(model._step)
   model.outputs(texts)
-  model.predict([text for text in texts for _ in range(3)], ['urgency'])
+  model.predict([text for text in texts for _ in range(3)], probabilities=False)
   assert compilations(model._step) <= max(before, most)
+
+
+def program(model, tasks):
+  """Floating-point operations and arguments of the compiled program for one short input."""
+  (batch,) = model.serving.batches([{'input': 'the box'}], 'texts').batches
+  compiled = model._step.lower(model._whole, batch.inputs, tasks).compile()
+  entry = compiled.as_text().partition('\nENTRY')[2]
+  return compiled.cost_analysis()['flops'], entry.count(' parameter(')
+
+
+@pytest.mark.parametrize('kind', ['text', 'mmoe', 'soft'])
+def test_only_the_heads_that_are_asked_for_are_computed(kind, small_run):
+  """The compiled program does less, and is given no parameter of another task."""
+  model = small_run(kind).loaded
+  own = {name: len(jax.tree.leaves(of)) for name, of in model.params[0]['tasks'].items()}
+  operations, given = program(model, model.tasks)
+  for task in model.tasks:
+    fewer, left = program(model, (task,))
+    assert fewer < operations
+    assert given - left == sum(own.values()) - own[task] > 0
+  texts = ['my invoice', 'the box is a parcel']
+  whole, part = model.predict(texts), model.predict(texts, ['urgency'])
+  for found, row in zip(whole, part, strict=True):
+    assert list(row) == ['urgency']
+    assert same(row['urgency']['label'], found['urgency']['label'])
+  assert list(model.outputs(texts, ['topics'])) == ['topics']
 
 
 def test_threads_predict_as_one_does(small_run):

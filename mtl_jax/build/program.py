@@ -72,6 +72,8 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   """
   with _of_model(run):
     model = build_model(run, data)
+  if run['dataset'].get('stride'):
+    model = dataclasses.replace(model, windows=True)
   balance = build_balance(run)
   schedule = optimizer_lib.build_schedule(run, steps)
   mesh = build_mesh(run)

@@ -286,6 +286,9 @@ def quietly(work: Callable[[], int], output: str = 'standard output') -> int:
   except tuple(EXIT_CODES) as e:
     print(f'error: {e}', file=sys.stderr)
     return exit_code(e)
+  except Exception as e:
+    errors.shorten(e)
+    raise
   finally:
     logging.disable(before)
 

@@ -19,6 +19,7 @@ FOR_TEXTS = (
   'pieces_vocab_size',
   'max_pieces',
   'max_length',
+  'stride',
   'buckets',
   'bucket_lengths',
   'word_dropout',
@@ -44,6 +45,7 @@ class Split:
   targets: _labels.ByTask
   weights: _labels.Weights
   truncated = 0
+  windows: None = None
 
   def __len__(self) -> int:
     return len(self.values)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, SupportsIndex
 import numpy as np
 
 from mtl_jax.data import _labels, _meetings, _ragged, text
+from mtl_jax.data import windows as windows_lib
 from mtl_jax.kinds import MISSING
 
 Batch = dict[str, Any]
@@ -28,6 +29,7 @@ class Split(Protocol):
     targets: task -> labels: arrays with a first axis of N, or one label a token.
     weights: task -> what each example weighs, float32 `[N]`, of the tasks that have weights.
     truncated: how many examples were cut.
+    windows: where rows are windows of examples, of which; else None.
     lengths: the tokens of each; all 1 where nothing is padded.
     content: all of it as a tree of arrays, for a fingerprint.
   """
@@ -40,6 +42,9 @@ class Split(Protocol):
 
   @property
   def truncated(self) -> int: ...
+
+  @property
+  def windows(self) -> windows_lib.Windows | None: ...
 
   @property
   def lengths(self) -> np.ndarray: ...
@@ -239,7 +244,7 @@ class EvaluationBatch:
   Attributes:
     batch: arrays with a first axis of the batch size; padding rows have no labels.
     count: how many rows are examples; they come first.
-    indices: int64 `[count]`: which examples of the split these are.
+    indices: int64 `[count]`: which examples of the split these are, or which of their windows.
   """
 
   batch: Batch

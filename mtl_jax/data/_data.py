@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtl_jax import errors
-from mtl_jax.data import _arrays, _batches, _encode, _meetings, _mixing, augment, known, specs
+from mtl_jax.data import (
+  _arrays,
+  _batches,
+  _encode,
+  _meetings,
+  _mixing,
+  augment,
+  known,
+  specs,
+)
 from mtl_jax.data import vocabularies as vocabularies_lib
+from mtl_jax.data import windows as windows_lib
 
 if TYPE_CHECKING:
   import grain
@@ -34,6 +44,8 @@ class Data(known.Known):
     bucket_lengths: the widths that batches are padded to, ascending; (1,) for arrays.
     num_examples: split -> how many there are.
     truncated: split -> how many were cut at max_length.
+    windowed: split -> how many are of several windows, with a stride.
+    stride: how many tokens a window shares with the one before; 0: there are none.
     splits: split (with own inputs 'split/task') -> what was encoded.
     notes: what was counted while the files were read.
   """
@@ -55,8 +67,12 @@ class Data(known.Known):
     super().__init__(task_specs, vocabularies, bucket_lengths)
     self.name = name
     self.batch_size = batch_size
-    self.num_examples = {s: sum(map(len, parts.values())) for s, parts in splits.items()}
+    self.num_examples = {s: sum(map(examples_in, p.values())) for s, p in splits.items()}
     self.truncated = {s: sum(p.truncated for p in parts.values()) for s, parts in splits.items()}
+    self.stride: int = options['stride']
+    self.windowed = {
+      s: sum(p.windows.several for p in parts.values() if p.windows) for s, parts in splits.items()
+    }
     self.notes: dict[str, int] = {}
     self.own_inputs = '' not in splits['train']
     self.splits = {
@@ -161,12 +177,13 @@ class Data(known.Known):
     if isinstance(self._training, _batches.Training):
       return self._training.batches_per_epoch
     shares, rows = self._shares(), list(self._rows.values())
+    count = sum(map(len, self._splits['train'].values()))
     if shares is None:
-      return max(1, self.num_examples['train'] // sum(rows))
+      return max(1, count // sum(rows))
     if len(set(rows)) == 1:
-      return max(1, self.num_examples['train'] // rows[0])
-    mean = sum(share * count for share, count in zip(shares, rows, strict=True))
-    return max(1, int(self.num_examples['train'] / mean))
+      return max(1, count // rows[0])
+    mean = sum(share * size for share, size in zip(shares, rows, strict=True))
+    return max(1, int(count / mean))
 
   def train(self, start: int = 0, threads: int = 1, prefetch: int = 8) -> 'grain.DatasetIterator':
     """Returns the endless stream of training batches.
@@ -212,7 +229,7 @@ class Data(known.Known):
     step = math.gcd(batch_size, self.batch_size, *self._rows.values())
     evaluations = {
       task: _batches.Evaluation(
-        part,
+        part.once() if isinstance(part, _encode.Split) else part,
         self._assembler,
         self.bucket_lengths,
         min(batch_size, -(-len(part) // step) * step),
@@ -228,24 +245,41 @@ class Data(known.Known):
     Args:
       split: its name.
       task: the task, which counts with own inputs.
-      examples: places in the split, as `EvaluationBatch.indices`.
+      examples: places in the split, as `EvaluationBatch.indices`; of windows, the words that are
+        read in each.
     """
     part = self._splits[split][task if self.own_inputs else '']
     assert isinstance(part, _encode.Split)
     return part.word_starts(examples.tolist())
 
+  def windows(self, split: str, task: str) -> windows_lib.Windows | None:
+    """Which rows of a split (of a task's, with own inputs) are windows of which examples.
+
+    None where no example has several.
+    """
+    found = self._splits[split][task if self.own_inputs else ''].windows
+    return found if found is not None and found.several else None
+
   def targets(self, split: str, task: str) -> np.ndarray:
     """The labels of a task in a split, as encoded; those of tokens one after another."""
-    target = self._splits[split][task if self.own_inputs else ''].targets[task]
-    return target if isinstance(target, np.ndarray) else target.values
+    part = self._splits[split][task if self.own_inputs else '']
+    part = part.once() if isinstance(part, _encode.Split) else part
+    target = part.targets[task]
+    if not isinstance(target, np.ndarray):
+      return target.values
+    return target if part.windows is None else target[part.windows.firsts]
 
   def labelled(self, split: str) -> dict[str, int]:
     """Returns for each task how many examples of a split have a label, of unknown classes too."""
-    return {
-      task: int(_meetings.labelled(target, unknown=True).sum())
-      for part in self._splits[split].values()
-      for task, target in part.targets.items()
-    }
+    found = {}
+    for part in self._splits[split].values():
+      for task, target in part.targets.items():
+        known = _meetings.labelled(target, unknown=True)
+        windows = part.windows
+        found[task] = int(
+          known.sum() if windows is None else np.logical_or.reduceat(known, windows.firsts).sum()
+        )
+    return found
 
   def meetings(self) -> dict[tuple[str, str], float]:
     """Returns for each pair of tasks the share of an epoch's steps in which both have a label.
@@ -267,6 +301,11 @@ class Data(known.Known):
   def write(self, workdir: str | Path) -> None:
     """Writes the vocabularies to a run's directory."""
     self.vocabularies.write(workdir)
+
+
+def examples_in(part: _batches.Split) -> int:
+  """The number of examples, each of which may have several rows."""
+  return len(part) if part.windows is None else len(part.windows.firsts)
 
 
 def check_batch_size(batch_size: int, process: tuple[int, int]) -> None:

@@ -1,6 +1,7 @@
 """Inputs to compact integer arrays, once at the start of a run. Labels are done in `_labels`."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from mtl_jax import errors
 from mtl_jax.data import _labels, _ragged, specs, text
+from mtl_jax.data import windows as windows_lib
 from mtl_jax.kinds import MISSING
 
 
@@ -23,6 +25,7 @@ class Split:
     segments: with pairs of texts: 0 for tokens of the first, 1 for those of the second.
     starts: of words: 1 for the first token of each, 0 for others.
     weights: task -> what each example weighs, float32 `[N]`, of the tasks that have weights.
+    windows: where rows are windows of examples, of which; else None.
   """
 
   tokens: _ragged.Ragged
@@ -32,6 +35,7 @@ class Split:
   segments: _ragged.Ragged | None = None
   starts: _ragged.Ragged | None = None
   weights: _labels.Weights = dataclasses.field(default_factory=dict)
+  windows: windows_lib.Windows | None = None
 
   def __len__(self) -> int:
     return len(self.tokens.offsets) - 1
@@ -42,10 +46,47 @@ class Split:
     return self.tokens.lengths
 
   def word_starts(self, rows: Sequence[int]) -> list[np.ndarray]:
-    """The places of the first token of each word, one array for each of these examples."""
+    """The places of the first token of each word, one array for each of these rows.
+
+    Of windows, those of the words that are read in each.
+    """
     assert self.starts is not None, 'texts are split into words where a task labels them'
-    bounds = self.starts.offsets
-    return [np.flatnonzero(self.starts.values[bounds[row] : bounds[row + 1]]) for row in rows]
+    bounds, values = self.starts.offsets, self.starts.values
+    if self.windows is not None:
+      assert self.windows.best is not None
+      values = values * self.windows.best.values
+    return [np.flatnonzero(values[bounds[row] : bounds[row + 1]]) for row in rows]
+
+  def once(self) -> 'Split':
+    """The same for evaluation: a word has its label in the window alone that it is read in."""
+    if self.windows is None or self.windows.best is None:
+      return self
+    best = self.windows.best.values.astype(bool)
+    targets = {
+      task: _ragged.Ragged(np.where(best, target.values, np.int32(MISSING)), target.offsets)
+      if isinstance(target, _ragged.Ragged)
+      else target
+      for task, target in self.targets.items()
+    }
+    return dataclasses.replace(self, targets=targets)
+
+  def with_weights(self, weights: _labels.Weights) -> 'Split':
+    """The same with weights of its examples, each label of an example with windows shared by them.
+
+    A label of a whole example counts as one, whatever the number of windows that have it.
+    """
+    if self.windows is None or not self.windows.several:
+      found = weights if self.windows is None else _of_rows(weights, self.windows)
+      return dataclasses.replace(self, weights=found)
+    share = (1 / self.windows.counts[self.windows.owners]).astype(np.float32)
+    given = _of_rows(weights, self.windows)
+    made = {
+      task: given.get(task, np.float32(1)) * share
+      if isinstance(target, np.ndarray)
+      else given.get(task)
+      for task, target in self.targets.items()
+    }
+    return dataclasses.replace(self, weights={t: w for t, w in made.items() if w is not None})
 
   @property
   def content(self) -> Any:
@@ -65,8 +106,10 @@ class Words:
 
   def number(self, rows: Sequence[Sequence[str]]) -> _ragged.Ragged:
     """Returns the number of every word."""
-    ids = self._ids
-    return _ragged.from_rows([[ids.setdefault(word, len(ids)) for word in row] for row in rows])
+    ids, words = self._ids, list(itertools.chain.from_iterable(rows))
+    for word in dict.fromkeys(words):
+      ids.setdefault(word, len(ids))
+    return _ragged.from_lengths(map(ids.__getitem__, words), list(map(len, rows)))
 
   def tell_first(
     self, rows: Sequence[_ragged.Ragged], *tokenizers: text.Tokenizer
@@ -230,6 +273,26 @@ def split_words(
   return pieces.merge(words.offsets), result, _ragged.Ragged(starts, rows)
 
 
+def _of_rows(weights: _labels.Weights, windows: windows_lib.Windows) -> dict[str, np.ndarray]:
+  return {task: values[windows.owners] for task, values in weights.items()}
+
+
+def window(split: Split, width: int, stride: int) -> Split:
+  """Returns the examples as windows of at most `width` tokens; see `windows`."""
+  found = windows_lib.cuts(split.tokens.lengths, width, stride)
+  return Split(
+    found.take(split.tokens),
+    {
+      task: found.take(target) if isinstance(target, _ragged.Ragged) else target[found.owners]
+      for task, target in split.targets.items()
+    },
+    None if split.units is None else found.take(split.units),
+    0,
+    starts=split.starts and found.take(split.starts),
+    windows=windows_lib.Windows(found.owners, found.best()),
+  )
+
+
 def frame(split: Split, before: Sequence[int], after: Sequence[int]) -> Split:
   """Returns the examples with tokens before and after each, which carry no labels."""
   blank = [MISSING] * len(before), [MISSING] * len(after)
@@ -239,7 +302,11 @@ def frame(split: Split, before: Sequence[int], after: Sequence[int]) -> Split:
   }
   starts = split.starts and split.starts.surround([0] * len(before), [0] * len(after))
   tokens = split.tokens.surround(before, after)
-  return dataclasses.replace(split, tokens=tokens, targets=targets, starts=starts)
+  windows = split.windows
+  if windows is not None and windows.best is not None:
+    best = windows.best.surround([0] * len(before), [0] * len(after))
+    windows = windows_lib.Windows(windows.owners, best)
+  return dataclasses.replace(split, tokens=tokens, targets=targets, starts=starts, windows=windows)
 
 
 def cut(split: Split, max_length: int) -> Split:

@@ -1,5 +1,6 @@
 """Rows of different lengths in one flat NumPy array, so that batches are slices and not loops."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -79,9 +80,13 @@ class Ragged(NamedTuple):
 
 def from_rows(rows: Sequence[Sequence[int]]) -> Ragged:
   """Returns the rows in one array."""
-  offsets = _offsets(np.fromiter(map(len, rows), np.int64, len(rows)))
-  flat: Iterable[int] = (value for row in rows for value in row)
-  return Ragged(np.fromiter(flat, np.int32, int(offsets[-1])), offsets)
+  return from_lengths(itertools.chain.from_iterable(rows), list(map(len, rows)))
+
+
+def from_lengths(values: Iterable[int], lengths: Sequence[int]) -> Ragged:
+  """Returns rows of these lengths, whose values come one after the other."""
+  offsets = _offsets(np.array(lengths, np.int64))
+  return Ragged(np.fromiter(values, np.int32, int(offsets[-1])), offsets)
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from mtl_jax.data import (
   text,
   vocabularies,
 )
+from mtl_jax.data import windows as windows_lib
 
 Splits = dict[str, list[_encode.Split]]
 
@@ -106,11 +107,13 @@ def encode(
   else:
     splits = _strings(options, inputs, targets, tokenizer, bool(spec.pair))
   splits = {
-    split: [dataclasses.replace(part, weights=w) for part, w in zip(parts, found, strict=True)]
+    split: [part.with_weights(w) for part, w in zip(parts, found, strict=True)]
     for (split, found), parts in zip(examples.weights().items(), splits.values(), strict=True)
   }
   train_lengths = np.concatenate([item.lengths for item in splits['train']])
   longest = max(int(item.lengths.max()) for parts in splits.values() for item in parts)
+  if options['stride']:  # longer texts may come when it is used
+    longest = max(longest, options['max_length'])
   if options['bucket_lengths'] and max(options['bucket_lengths']) < longest:
     raise errors.ConfigError(
       f'bucket_lengths end at {max(options["bucket_lengths"])}, but the longest example has '
@@ -187,7 +190,7 @@ def _words(
   """The groups of each split, split into words first, and with pieces the pieces of each word."""
   longest = options['max_length']
   before, after = tokenizer.frame if tokenizer.frames else ([], [])
-  _check_room(longest, len(before) + len(after))
+  _check_room(longest, len(before) + len(after), options['stride'])
   words = _encode.Words()
   numbered = {split: [words.number(items) for items in groups] for split, groups in inputs.items()}
   split_by = [tokenizer] if pieces is None else [tokenizer, pieces]
@@ -209,7 +212,11 @@ def _words(
       _encode.check_whole(where[split], tokenizer, items, tokens)
     units = None if table is None else numbers
     item = _encode.Split(tokens, split_labels, units, 0, starts=starts)
-    item = _encode.cut(item, longest and longest - len(before) - len(after))
+    room = longest and longest - len(before) - len(after)
+    if options['stride']:
+      item = _encode.window(item, room, options['stride'])
+    else:
+      item = _encode.cut(item, room)
     return _encode.frame(item, before, after) if before or after else item
 
   return {
@@ -229,14 +236,22 @@ def _strings(
 ) -> Splits:
   """The groups of each split, single texts or, with `pairs`, also pairs of texts."""
   longest = options['max_length']
-  _check_room(longest, tokenizer.backend.num_special_tokens_to_add(pairs))
+  _check_room(longest, tokenizer.backend.num_special_tokens_to_add(pairs), options['stride'])
 
   def encode(items: list[Any], target: _labels.ByTask) -> _encode.Split:
     if not tokenizer.frames:
-      return _encode.cut(_encode.Split(tokenizer.encode(items), target, None, 0), longest)
-    framed = tokenizer.encode_framed(items, longest)
+      whole = _encode.Split(tokenizer.encode(items), target, None, 0)
+      if options['stride']:
+        return _encode.window(whole, longest, options['stride'])
+      return _encode.cut(whole, longest)
+    framed = tokenizer.encode_framed(items, longest, options['stride'])
     segments = framed.segments if pairs else None
-    return _encode.Split(framed.ids, target, None, framed.truncated, segments)
+    if not options['stride']:
+      return _encode.Split(framed.ids, target, None, framed.truncated, segments)
+    owners = framed.owners
+    rows = {task: labels[owners] for task, labels in target.items()}
+    windows = windows_lib.Windows(owners)
+    return _encode.Split(framed.ids, rows, None, 0, segments, windows=windows)
 
   return {
     split: [encode(items, target) for items, target in zip(groups, targets[split], strict=True)]
@@ -244,8 +259,13 @@ def _strings(
   }
 
 
-def _check_room(max_length: int, around: int) -> None:
+def _check_room(max_length: int, around: int, stride: int) -> None:
   if 0 < max_length <= around:
     raise errors.ConfigError(
       f'max_length {max_length}: the tokenizer puts {around} tokens around each text'
+    )
+  if stride and max_length - around <= stride:
+    raise errors.ConfigError(
+      f'stride {stride}: the tokenizer puts {around} tokens around each text, which max_length '
+      f'{max_length} counts: stride must be less than {max_length - around}'
     )

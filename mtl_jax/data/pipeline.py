@@ -48,6 +48,9 @@ DEFAULTS: dict[str, Any] = {
   'max_pieces': 16,  # further pieces of a word are cut
   # Examples are cut at so many tokens, in every split, and what is cut is not scored; 0: never.
   'max_length': 0,
+  # In place of that: a longer text becomes windows of max_length tokens, each of which shares so
+  # many with the one before; what is predicted of a text is put together of them. 0: it is cut.
+  'stride': 0,
   'buckets': 4,  # lengths that batches are padded to, chosen for the least padding in training
   'bucket_lengths': (),  # these lengths instead
   'label_min_count': 0,  # a class seen fewer times is not learned; 0: as each task says
@@ -193,9 +196,10 @@ def from_examples(
     rows = task_specs[task].batch_size or batch_size
     if rows > len(items):
       of = f', task {task!r}' if apart else ''
+      key = f'tasks.{task}.batch_size' if task_specs[task].batch_size else 'train.batch_size'
       raise errors.ConfigError(
         f'batch_size {rows} is larger than the training split of {name!r}{of}, '
-        f'{len(items)} examples'
+        f'{len(items)} examples: set {key} to {len(items)} or less'
       )
   known = vocabularies.labels if vocabularies else {}
   if vocabularies is None or new_tasks:
@@ -292,6 +296,11 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
     raise errors.ConfigError(f'word_dropout: need 0 or more, not {options["word_dropout"]}')
   for length in options['bucket_lengths']:
     _check_size('bucket_lengths', length, 1)
+  if options['stride'] and options['stride'] >= options['max_length']:
+    raise errors.ConfigError(
+      f'stride {options["stride"]}: so many tokens of a window of max_length are those of the one '
+      f'before, so that it must be less than max_length ({options["max_length"]})'
+    )
   return options
 
 

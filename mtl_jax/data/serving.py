@@ -9,6 +9,7 @@ import numpy as np
 from mtl_jax import errors
 from mtl_jax.data import _arrays, _batches, _encode, _labels, _ragged, _texts, known, specs
 from mtl_jax.data import vocabularies as vocabularies_lib
+from mtl_jax.data import windows as windows_lib
 from mtl_jax.data.pipeline import DEFAULTS
 
 BATCH = 64
@@ -22,7 +23,7 @@ class Batch(NamedTuple):
 
   Attributes:
     inputs: what a model reads, of `_SIZES` rows.
-    rows: int64 `[n]`: which of the inputs the first n rows are.
+    rows: int64 `[n]`: which of the inputs, or of their windows, the first n rows are.
     starts: of each of them, the places of the first token of each word; None where no task labels
       words.
   """
@@ -38,10 +39,12 @@ class Batches(NamedTuple):
   Attributes:
     cut: how many of the inputs were cut, since they were longer than any in training.
     batches: short inputs first.
+    windows: where rows are windows of inputs, of which; None where each is an input.
   """
 
   cut: int
   batches: Iterator[Batch]
+  windows: windows_lib.Windows | None = None
 
 
 class Serving(known.Known):
@@ -71,8 +74,10 @@ class Serving(known.Known):
     buckets = vocabularies.buckets or ((vocabularies.longest,) if vocabularies.longest else (1,))
     super().__init__(task_specs, vocabularies, buckets)
     self.input = input_spec
-    longest = buckets[-1] if vocabularies.tokenizer is not None else 0
-    self._options = DEFAULTS | dict(options) | {'max_length': longest}
+    self._options = DEFAULTS | dict(options)
+    if not self._options['stride'] or vocabularies.tokenizer is None:
+      longest = buckets[-1] if vocabularies.tokenizer is not None else 0
+      self._options |= {'max_length': longest}
     self._pretrained = pretrained
 
   def targets(
@@ -121,7 +126,8 @@ class Serving(known.Known):
       first,
     )
     words = as_words and any(spec.rules.per_token for spec in self.specs.values())
-    return Batches(split.truncated, self._of_texts(split, assembler, words))
+    windows = split.windows if split.windows and split.windows.several else None
+    return Batches(split.truncated, self._of_texts(split, assembler, words), windows)
 
   def _of_texts(
     self, split: _encode.Split, assembler: _texts.Assembler, words: bool

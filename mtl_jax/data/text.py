@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mtl_jax import errors, files
-from mtl_jax.data import _ragged
+from mtl_jax.data import _framing, _ragged
 
 PAD, UNKNOWN, SEPARATOR = '[PAD]', '[UNK]', '[SEP]'
 PAD_ID, UNKNOWN_ID = 0, 1
@@ -39,11 +40,13 @@ class Framed(NamedTuple):
     ids: of each example.
     segments: 0 for tokens of the first text, 1 for those of the second.
     truncated: how many examples were cut.
+    owners: int64, of each row the text or pair that it is, or is a window of.
   """
 
   ids: _ragged.Ragged
   segments: _ragged.Ragged
   truncated: int
+  owners: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,42 +117,39 @@ class Tokenizer:
     """Whether each id is a whole word."""
     return self.kind != 'characters' and isinstance(self.backend.model, models.WordLevel)
 
-  def _cutting(self, max_length: int) -> tokenizers.Tokenizer:
-    """The backend with a bound; made once, since it is parsed anew."""
-    if max_length not in self._bounded:
-      backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
-      backend.enable_truncation(max_length, strategy='longest_first')
-      self._bounded[max_length] = backend
-    return self._bounded[max_length]
-
   @functools.cached_property
-  def _bounded(self) -> dict[int, tokenizers.Tokenizer]:
-    return {}
+  def _framing(self) -> _framing.Framing:
+    return _framing.Framing(self.backend)
 
-  def encode_framed(self, texts: Sequence[str | tuple[str, str]], max_length: int = 0) -> Framed:
+  def encode_framed(
+    self, texts: Sequence[str | tuple[str, str]], max_length: int = 0, stride: int = 0
+  ) -> Framed:
     """Returns the ids of each text, or pair of texts, with its frame.
 
     Args:
-      texts: all single, or all pairs.
-      max_length: most ids of an example, the frame included; the longer of two texts is cut first.
-        0: no bound.
+      texts: each a string or two.
+      max_length: most ids of an example, the frame included; see `_framing`. 0: no bound.
+      stride: with more than 0, what is longer is not cut, but becomes several rows, windows.
 
     Raises:
-      DataError: a text has a lone surrogate.
+      DataError: a text has a lone surrogate; beside the first of a pair no window has room.
     """
-    backend = self._cutting(max_length) if max_length else self.backend
     ids: list[Sequence[int]] = []
     segments: list[Sequence[int]] = []
+    owners: list[int] = []
     truncated = 0
     for start in range(0, len(texts), _CHUNK):
       chunk = list(texts[start : start + _CHUNK])
       with _explained(chunk, start):
-        encoded = backend.encode_batch(chunk)
-      for item in encoded:
-        ids.append(item.ids or [self.unknown_id])
-        segments.append(item.type_ids or [0])
-        truncated += bool(item.overflowing)
-    return Framed(_ragged.from_rows(ids), _ragged.from_rows(segments), truncated)
+        encoded = self._framing.encode(chunk, start, max_length, stride)
+      for number, item in enumerate(encoded, start):
+        for part in (item, *item.overflowing) if stride else (item,):
+          ids.append(part.ids or [self.unknown_id])
+          segments.append(part.type_ids or [0])
+          owners.append(number)
+        truncated += bool(item.overflowing) and not stride
+    rows = _ragged.from_rows(ids), _ragged.from_rows(segments)
+    return Framed(*rows, truncated, np.array(owners, np.int64))
 
   @property
   def splits_at_blanks(self) -> bool:

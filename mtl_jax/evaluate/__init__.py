@@ -7,6 +7,7 @@ from mtl_jax.evaluate.breakdown import Calibration, Slice, by_slice, calibration
 from mtl_jax.evaluate.evaluator import Evaluator, Prediction
 from mtl_jax.evaluate.statistics import (
   Comparison,
+  Counted,
   Interval,
   average_rank,
   bootstrap,
@@ -16,6 +17,7 @@ from mtl_jax.evaluate.statistics import (
 __all__ = [
   'Calibration',
   'Comparison',
+  'Counted',
   'Evaluator',
   'Interval',
   'Prediction',

@@ -1,13 +1,15 @@
 """A model on the examples of a split: metrics, and predictions as a user reads them."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from mtl_jax import metrics, train_step
 from mtl_jax.data import pipeline
+from mtl_jax.evaluate.windows import Windows
 from mtl_jax.gradients import halves
 from mtl_jax.model import MultiTaskModel
 
@@ -74,11 +76,18 @@ class Evaluator:
       {task.name: metrics.Scored(task.rules, task.metrics, names[task.name]) for task in tasks},
       joint=not self.data.own_inputs,
     )
+    windows = self._windows(split)
     for item, result in self._results(params, split):
       by_task = halves.examples(item.batch, self.model.task_names)
       targets = {name: example['targets'] for name, example in by_task.items()}
       masks = {name: example['mask'] for name, example in by_task.items()}
+      if found := windows[next(iter(by_task))]:
+        several = found.hold(item.indices, _held(targets, masks, result))
+        masks = {name: _without(mask, several) for name, mask in masks.items()}
       accumulator.add(targets, masks, result)
+    for found in dict.fromkeys(windows.values()):
+      for whole in found.batch() if found else ():
+        accumulator.add(*whole)
     values = accumulator.compute()
     mean = metrics.average(
       values['metrics'],
@@ -102,6 +111,7 @@ class Evaluator:
       ConfigError: no such split.
     """
     names = self.data.label_names
+    windows = self._windows(split)
     for item, result in self._results(params, split):
       predicted = {}
       for name, predictions in result['outputs'].items():
@@ -109,9 +119,45 @@ class Evaluator:
         if rules.per_token:  # one a word, of its first token
           places = self.data.word_starts(split, name, item.indices)
           rows = [row[words] for row, words in zip(rows, places, strict=True)]
-        predicted[name] = [rules.read(row, names[name]) for row in rows]
-      for row, index in enumerate(item.indices):
-        yield Prediction(int(index), {name: read[row] for name, read in predicted.items()})
+        predicted[name] = rules.read_all(rows, names[name])
+      owners, several = item.indices, np.zeros(item.count, bool)
+      if found := windows[next(iter(predicted))]:
+        owners, _ = found.texts_of(item.indices)
+        raw = result['raw']
+        several = found.hold(
+          item.indices,
+          {
+            name: {'raw': raw[name]} if name in raw else {'tags': predicted[name]}
+            for name in predicted
+          },
+        )
+      for row in np.flatnonzero(~several):
+        yield Prediction(int(owners[row]), {name: read[row] for name, read in predicted.items()})
+    for found in dict.fromkeys(windows.values()):
+      for texts, made in found.whole() if found else ():
+        for place, index in enumerate(texts):
+          yield Prediction(index, {n: self._read(n, of, place) for n, of in made.items()})
+
+  def _read(self, name: str, found: dict[str, Any], place: int) -> Any:
+    """What a user reads of a text that was put together."""
+    if 'tags' in found:
+      return found['tags'][place].tolist()
+    return self.model.task(name).rules.read(
+      found['predictions'][place], self.data.label_names[name]
+    )
+
+  def _windows(self, split: str) -> dict[str, Windows | None]:
+    """Task -> what puts together the windows of its texts; the same for tasks of one batch."""
+    count = len(self.model.tasks)
+    if not self.data.own_inputs:
+      found = self.data.windows(split, '')
+      made = Windows(found, self.model.tasks, count) if found else None
+      return dict.fromkeys(self.model.task_names, made)
+    of_tasks = {task.name: self.data.windows(split, task.name) for task in self.model.tasks}
+    return {
+      name: Windows(found, [self.model.task(name)], count) if found else None
+      for name, found in of_tasks.items()
+    }
 
   def _results(self, params: Any, split: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yields (batch of evaluation, results on the host), one batch behind the device."""
@@ -124,3 +170,27 @@ class Evaluator:
       behind = item, result
     if behind is not None:
       yield behind[0], jax.device_get(behind[1])
+
+
+def _held(
+  targets: Mapping[str, Any], masks: Mapping[str, Any], result: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+  """Task -> what is held of windows."""
+  made = {}
+  for name, target in targets.items():
+    made[name] = {'targets': target, 'masks': masks[name]}
+    if name in result['raw']:
+      made[name]['raw'] = result['raw'][name]
+      continue
+    made[name]['masks'] = np.asarray(masks[name])[:, None]  # windows are joined along words
+    made[name]['predictions'] = result['outputs'][name]
+    if name in result.get('scores', {}):
+      made[name]['scores'] = result['scores'][name]
+  return made
+
+
+def _without(mask: Any, several: np.ndarray) -> np.ndarray:
+  """A mask `[B]` that leaves out rows `several` of the first n, `[n]`."""
+  made = np.array(mask)
+  made[: len(several)] &= ~several
+  return made

@@ -5,6 +5,7 @@ of a `kinds.Metric`, on what `Kind.collect` and `Kind.join` gave (or scores for 
 it needs them).
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,25 @@ Examples = np.ndarray | Sequence[Any]
 """Something of each of N examples: an array `[N, ...]`, or a list, as of sentences."""
 MetricFunction = Callable[[Any, Any], float | None]
 """`(targets, predictions) -> value` of some examples; None where these give it no value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+  """A metric of counts, which is not computed from the examples again in every sample.
+
+  Attributes:
+    function: the metric.
+    counts: `(targets, predictions) -> [N, K]`, a row for each example; K may follow from these.
+    of_counts: their sums over any examples, `[K]` -> the metric of these.
+  """
+
+  function: MetricFunction
+  counts: Callable[[Any, Any], np.ndarray]
+  of_counts: Callable[[np.ndarray], float | None]
+
+  def __call__(self, targets: Any, predictions: Any) -> float | None:
+    """The metric of these examples."""
+    return self.function(targets, predictions)
 
 
 class Interval(NamedTuple):
@@ -71,7 +91,7 @@ def bootstrap(
   (1 ± level)/2 quantiles of the samples' values.
 
   Args:
-    metric: the metric.
+    metric: the metric; a `Counted` one is faster.
     targets: of N examples.
     predictions: of the same.
     samples: how many samples.
@@ -92,12 +112,14 @@ def bootstrap(
   count = count_of(targets, predictions)
   _check(samples, level)
   rng = np.random.default_rng(seed)
+  value = value_of(metric, targets, predictions)
+  metric, targets, predictions = _counted(metric, targets, predictions)
   values = []
   for _ in range(samples):
     rows = rng.integers(count, size=count)
     values.append(value_of(metric, take(targets, rows), take(predictions, rows)))
   low, high, undefined = _percentiles(values, level)
-  return Interval(value_of(metric, targets, predictions), low, high, undefined)
+  return Interval(value, low, high, undefined)
 
 
 def paired_test(
@@ -146,6 +168,11 @@ def paired_test(
   first, second = (value_of(metric, targets, p) for p in (predictions_a, predictions_b))
   if first is None or second is None:
     return Comparison(None, None, None, None, 0)
+  # Both at once, so that the counts of both are of the same things.
+  metric, targets, both = _counted(
+    metric, _and(targets, targets), _and(predictions_a, predictions_b)
+  )
+  targets, predictions_a, predictions_b = targets[:count], both[:count], both[count:]
 
   def difference(y: Examples, a: Examples, b: Examples) -> float | None:
     one, other = value_of(metric, y, a), value_of(metric, y, b)
@@ -228,6 +255,23 @@ def take(values: Examples, rows: np.ndarray) -> Examples:
   if isinstance(values, np.ndarray):
     return values[rows]
   return [values[row] for row in rows.tolist()]
+
+
+def _and(values: Examples, more: Examples) -> Examples:
+  """Both, one after the other."""
+  if isinstance(values, np.ndarray) and isinstance(more, np.ndarray):
+    return np.concatenate([values, more])
+  return [*values, *more]
+
+
+def _counted(
+  metric: MetricFunction, targets: Examples, predictions: Examples
+) -> tuple[MetricFunction, Examples, Examples]:
+  """A metric with counts as one of its counts, which stand in place of the predictions."""
+  if not isinstance(metric, Counted):
+    return metric, targets, predictions
+  of_counts, counts = metric.of_counts, metric.counts(targets, predictions)
+  return lambda _, found: of_counts(found.sum(axis=0)), np.zeros(len(counts)), counts
 
 
 def _check(samples: int, level: float) -> None:

@@ -63,8 +63,15 @@ class Judged:
 
   def metric(self, name: str) -> evaluate.statistics.MetricFunction:
     """A metric as a function of targets, and of predictions or scores, of some examples."""
-    function = self.rules.metrics[name].function
-    return lambda y, p: function(y, p, self.names)
+    metric, names = self.rules.metrics[name], self.names
+
+    def function(targets: Any, predictions: Any) -> float | None:
+      return metric.function(targets, predictions, names)
+
+    counts, of_counts = metric.counts, metric.of_counts
+    if counts is None or of_counts is None:
+      return function
+    return evaluate.Counted(function, lambda y, p: counts(y, p, names), of_counts)
 
   def given(self, name: str) -> Any:
     """What a metric is computed on beside the targets: predictions or scores."""

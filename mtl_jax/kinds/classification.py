@@ -11,7 +11,16 @@ import optax
 
 from mtl_jax import heads
 from mtl_jax.kinds import ranking
-from mtl_jax.kinds.kind import UNKNOWN, Kind, Metric, Names, are_amounts, is_class, read_class
+from mtl_jax.kinds.kind import (
+  UNKNOWN,
+  Kind,
+  Metric,
+  Names,
+  are_amounts,
+  is_class,
+  read_class,
+  shares_of,
+)
 from mtl_jax.later import Later
 
 sklearn = Later('sklearn.metrics')
@@ -91,6 +100,10 @@ class Classification(Kind):
     """Logits of the mean of the probabilities."""
     return jnp.log(jnp.mean(self.probabilities(outputs), axis=0))
 
+  def of_windows(self, outputs: jax.Array) -> jax.Array:
+    """Log-probabilities."""
+    return jax.nn.log_softmax(outputs.astype(jnp.float32))
+
   @property
   def metrics(self) -> Mapping[str, Metric]:
     """Accuracy first; `binary_f1` is that of the second of two classes.
@@ -114,6 +127,14 @@ class Classification(Kind):
   def read(self, prediction: np.ndarray, names: Names) -> str:
     """The name of the class."""
     return names[int(prediction)]
+
+  def read_all(self, predictions: Sequence[np.ndarray], names: Names) -> list[str]:
+    """The names of the classes."""
+    return [names[number] for number in np.asarray(predictions).tolist()]
+
+  def read_all_probabilities(self, probabilities: Sequence[np.ndarray], names: Names) -> list[Any]:
+    """Name -> probability."""
+    return shares_of(probabilities, names)
 
 
 def _mcc(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float:

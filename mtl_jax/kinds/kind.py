@@ -38,6 +38,9 @@ class Metric(NamedTuple):
     needs_names: whether it cannot be computed without the names of the classes.
     needs_scores: whether `function` takes scores in place of predictions: what `Kind.scores` says,
       on what `Kind.collect_scores` gave.
+    counts: `(targets, predictions, names) -> [N, K]`, a row of counts for each example, where their
+      sums over any examples tell the metric of these; None where there are none.
+    of_counts: the sums `[K]` -> the value, what `function` says up to rounding.
   """
 
   function: Callable[[Any, Any, Names], float | None]
@@ -46,6 +49,8 @@ class Metric(NamedTuple):
   complaint: Callable[[Names], str] = any_names
   needs_names: bool = False
   needs_scores: bool = False
+  counts: Callable[[Any, Any, Names], np.ndarray] | None = None
+  of_counts: Callable[[np.ndarray], float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +203,14 @@ class Kind(abc.ABC):
     """
     return jax.tree.map(lambda leaf: leaf.mean(axis=0), outputs)
 
+  def of_windows(self, outputs: Any) -> Any:
+    """The outputs for windows in the form whose mean is that of their text; of no tags.
+
+    Args:
+      outputs: `[W, ...]`.
+    """
+    return outputs
+
   def scores(self, outputs: Any) -> jax.Array:
     """What metrics with `needs_scores` are computed on: the probabilities, as float32 has them."""
     return self.probabilities(outputs)
@@ -243,6 +256,16 @@ class Kind(abc.ABC):
     """One example's probabilities `[C]` as a user reads them; only of kinds that are `discrete`."""
     return dict(zip(names, map(shortest, probabilities), strict=True))
 
+  # The same of a whole batch at once: a kind that changes one of a pair changes both.
+
+  def read_all(self, predictions: Sequence[np.ndarray], names: Names) -> list[Any]:
+    """What `read` returns of each example's prediction, `[B, ...]` or one array an example."""
+    return [self.read(row, names) for row in predictions]
+
+  def read_all_probabilities(self, probabilities: Sequence[np.ndarray], names: Names) -> list[Any]:
+    """What `read_probabilities` returns of each example's, `[B, C]` or one array an example."""
+    return [self.read_probabilities(row, names) for row in probabilities]
+
 
 def is_class(label: Any, fixed: bool) -> bool:
   """Whether a raw label can be a class: a text or, with `fixed` names, a number of one."""
@@ -255,6 +278,19 @@ def is_class(label: Any, fixed: bool) -> bool:
 def shortest(value: Any) -> float:
   """A number of a device as the shortest one that is the same there: 0.1 for float32 0.1."""
   return float(str(value))
+
+
+def all_shortest(values: np.ndarray) -> list[float]:
+  """`shortest` of each number of an array, `[N]`."""
+  return list(map(float, values.astype(str).tolist()))
+
+
+def shares_of(probabilities: Sequence[np.ndarray], names: Names) -> list[dict[str, float]]:
+  """Name -> probability of each example, as `Kind.read_probabilities` gives one's; `[B, C]`."""
+  table = np.asarray(probabilities)
+  flat, width = all_shortest(table.ravel()), table.shape[1]
+  rows = (flat[start : start + width] for start in range(0, len(flat), width))
+  return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def read_class(field: Any) -> str:

@@ -1,6 +1,7 @@
 """Any number of classes an example."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,7 +13,16 @@ import optax
 
 from mtl_jax import heads
 from mtl_jax.kinds import ranking
-from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class, read_class
+from mtl_jax.kinds.kind import (
+  MISSING,
+  UNKNOWN,
+  Kind,
+  Metric,
+  Names,
+  is_class,
+  read_class,
+  shares_of,
+)
 from mtl_jax.later import Later
 
 sklearn = Later('sklearn.metrics')
@@ -122,6 +132,15 @@ class MultiLabel(Kind):
   def read(self, prediction: np.ndarray, names: Names) -> list[str]:
     """The names of the classes."""
     return [name for name, chosen in zip(names, prediction.tolist(), strict=True) if chosen]
+
+  def read_all(self, predictions: Sequence[np.ndarray], names: Names) -> list[list[str]]:
+    """The names of the classes."""
+    rows = np.asarray(predictions).tolist()
+    return [list(itertools.compress(names, row)) for row in rows]
+
+  def read_all_probabilities(self, probabilities: Sequence[np.ndarray], names: Names) -> list[Any]:
+    """Name -> probability."""
+    return shares_of(probabilities, names)
 
 
 def _micro_f1(targets: np.ndarray, predictions: np.ndarray, _: Names) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from mtl_jax import heads
-from mtl_jax.kinds.kind import Kind, Metric, Names, are_amounts, numbers_of, shortest
+from mtl_jax.kinds.kind import Kind, Metric, Names, all_shortest, are_amounts, numbers_of, shortest
 from mtl_jax.later import Later
 
 sklearn, stats = Later('sklearn.metrics'), Later('scipy.stats')
@@ -147,6 +147,11 @@ class Regression(Kind):
     """The number."""
     del names
     return shortest(prediction)
+
+  def read_all(self, predictions: Sequence[np.ndarray], names: Names) -> list[float]:
+    """The numbers."""
+    del names
+    return all_shortest(np.asarray(predictions))
 
 
 def _correlation(name: str) -> Callable[[Any, Any, Names], float]:

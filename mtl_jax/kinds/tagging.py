@@ -10,8 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import heads
+from mtl_jax.kinds import spans
 from mtl_jax.kinds.classification import softmax_cross_entropy
-from mtl_jax.kinds.kind import MISSING, UNKNOWN, Kind, Metric, Names, is_class, read_class, shortest
+from mtl_jax.kinds.kind import (
+  MISSING,
+  UNKNOWN,
+  Kind,
+  Metric,
+  Names,
+  all_shortest,
+  is_class,
+  read_class,
+  shortest,
+)
 from mtl_jax.later import Later
 
 sklearn = Later('sklearn.metrics')
@@ -113,14 +124,10 @@ class Tagging(Kind):
     predictions; unknown spans are one class more, of which none is found.
     """
     return {
-      'f1': Metric(self._spans('f1_score'), complaint=self._no_spans, needs_names=True),
-      'precision': Metric(
-        self._spans('precision_score'), complaint=self._no_spans, needs_names=True
-      ),
-      'recall': Metric(self._spans('recall_score'), complaint=self._no_spans, needs_names=True),
-      'macro_f1': Metric(
-        self._spans('f1_score', average=None), complaint=self._no_spans, needs_names=True
-      ),
+      'f1': self._metric('f1_score', spans.f1),
+      'precision': self._metric('precision_score', spans.precision),
+      'recall': self._metric('recall_score', spans.recall),
+      'macro_f1': self._metric('f1_score', spans.macro_f1, average=None),
       'token_accuracy': Metric(_token_accuracy),
     }
 
@@ -149,6 +156,18 @@ class Tagging(Kind):
     del names
     return [shortest(value) for value in probabilities.max(axis=-1)]
 
+  def read_all(self, predictions: Sequence[np.ndarray], names: Names) -> list[list[str]]:
+    """The tag of each token."""
+    return [[names[tag] for tag in row.tolist()] for row in predictions]
+
+  def read_all_probabilities(
+    self, probabilities: Sequence[np.ndarray], names: Names
+  ) -> list[list[float]]:
+    """That of the predicted tag of each word."""
+    del names
+    flat = iter(all_shortest(np.concatenate([row.max(axis=-1) for row in probabilities])))
+    return [list(itertools.islice(flat, len(row))) for row in probabilities]
+
   def _scheme(self, names: Names) -> str:
     if self.scheme:
       return self.scheme
@@ -166,13 +185,24 @@ class Tagging(Kind):
       strict = {}
       if scheme != 'conlleval':
         strict = {'mode': 'strict', 'scheme': getattr(schemes, scheme)}
-      tags = dict(enumerate(map(_typed, names)))
-      gold = [_tags(sentence, tags, scheme) for sentence in targets]
-      predicted = [[tags[i] for i in sentence.tolist()] for sentence in predictions]
+      gold, predicted = _as_tags(targets, predictions, names, scheme)
       found = getattr(seqeval, score)(gold, predicted, zero_division=0, **strict, **options)
       return float(np.mean(found)) if np.size(found) else 0.0  # an empty array: no span at all
 
     return function
+
+  def _metric(self, score: str, of_counts: Callable[[np.ndarray], float], **options: Any) -> Metric:
+    def counts(targets: Any, predictions: Any, names: Names) -> np.ndarray:
+      scheme = self._scheme(names)
+      return spans.counts(*_as_tags(targets, predictions, names, scheme), scheme)
+
+    return Metric(
+      self._spans(score, **options),
+      complaint=self._no_spans,
+      needs_names=True,
+      counts=counts,
+      of_counts=of_counts,
+    )
 
   def _no_spans(self, names: Names) -> str:
     scheme = self._scheme(names)
@@ -190,6 +220,15 @@ class Tagging(Kind):
 def _typed(name: str) -> str:
   """A tag with the class of its span, which one that is a mark alone does not name."""
   return f'{name}-<untyped>' if len(name) == 1 and name != 'O' else name
+
+
+def _as_tags(
+  targets: Sequence[np.ndarray], predictions: Sequence[np.ndarray], names: Names, scheme: str
+) -> tuple[list[list[str]], list[list[str]]]:
+  """Labels and predictions of sentences as tags."""
+  tags = dict(enumerate(map(_typed, names)))
+  gold = [_tags(sentence, tags, scheme) for sentence in targets]
+  return gold, [[tags[i] for i in sentence.tolist()] for sentence in predictions]
 
 
 def _tags(sentence: np.ndarray, tags: Mapping[int, str], scheme: str) -> list[str]:

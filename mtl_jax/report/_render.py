@@ -3,13 +3,14 @@
 import csv
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import rich.table
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.text import Text
 
-from mtl_jax.report._table import DELTA_M, Cell, Column, Row, Table
+from mtl_jax.report._table import DELTA_M, OF_ALL, Cell, Column, Row, Table
 
 _MARKDOWN = str.maketrans({c: f'\\{c}' for c in '\\|*`<_#['} | {'\n': ' '})
 _LATEX = str.maketrans(
@@ -43,42 +44,82 @@ def terminal(table: Table, digits: int, console: Console) -> rich.table.Table:
 def _terminal(table: Table, digits: int, separator: str) -> rich.table.Table:
   title = Text(f'{table.name}: {table.split}', 'bold')
   out = rich.table.Table(title=title, title_justify='left', box=SIMPLE_HEAD, pad_edge=False)
+  grid = _grid(table, digits)
   out.add_column('', overflow='fold')
-  for column in table.columns:
-    header = _header(column).replace('.', '\n', 1).replace(' ', '\n', 1)
+  for header in grid.headers:
+    if not table.many:
+      header = header.replace('.', '\n', 1).replace(' ', '\n', 1)
     out.add_column(Text(header), justify='right', overflow='fold')
-  out.add_column('seeds', justify='right')
-  best = _best(table, digits)
-  for i, row in enumerate(table.rows):
-    if row.paper and not table.rows[i - 1].paper:
+  for number, (label, cells) in enumerate(grid.lines):
+    if number == grid.section:
       out.add_section()
-    cells = []
-    for column in table.columns:
-      value, interval = _shown(row, column, digits)
-      style = 'bold green' if (i, column.key) in best else ''
-      cells.append(
-        Text.assemble((value or '—', style), (interval and f'{separator}± {interval}', 'dim'))
+    shown = [
+      Text.assemble(
+        (cell.value or cell.missing, 'bold green' if cell.best else ''),
+        (cell.interval and f'{separator}± {cell.interval}', 'dim'),
       )
-    out.add_row(Text(_label(row)), *cells, row.seeds)
+      for cell in cells
+    ]
+    out.add_row(Text(label), *shown)
   return out
+
+
+class _Shown(NamedTuple):
+  """A cell as text: value and half-width, '' where there is none, and what stands for no value."""
+
+  value: str
+  interval: str = ''
+  best: bool = False
+  missing: str = '—'
+
+
+class _Grid(NamedTuple):
+  """A table as text: headers of all columns but the first, and lines of a label and the cells.
+
+  Before line `section` something else begins, as published numbers; 0: nowhere.
+  """
+
+  headers: list[str]
+  lines: list[tuple[str, list[_Shown]]]
+  section: int
+
+
+def _grid(table: Table, digits: int) -> _Grid:
+  best = _best(table, digits)
+  headers = [*map(_header, table.columns), 'seeds']
+  lines = []
+  for i, row in enumerate(table.rows):
+    cells = [
+      _Shown(*_shown(row, column, digits), (i, column.key) in best) for column in table.columns
+    ]
+    lines.append((_label(row), [*cells, _Shown(row.seeds, missing='')]))
+  if not table.many:
+    papers = [i for i, row in enumerate(table.rows) if row.paper]
+    return _Grid(headers, lines, papers[0] if papers else 0)
+  turned = zip(*(cells for _, cells in lines), strict=True)
+  of_tasks = sum(column.key not in OF_ALL for column in table.columns)
+  return _Grid(
+    [label for label, _ in lines],
+    [(header, list(cells)) for header, cells in zip(headers, turned, strict=True)],
+    of_tasks,
+  )
 
 
 def markdown(tables: Sequence[Table], digits: int) -> str:
   """Returns the tables as GitHub Markdown, best values bold."""
   parts = []
   for table in tables:
-    best = _best(table, digits)
+    grid = _grid(table, digits)
     lines = [f'### {table.name.translate(_MARKDOWN)}: {table.split}', '']
-    headers = [_header(column).translate(_MARKDOWN) for column in table.columns]
-    lines.append(_line(['', *headers, 'seeds']))
-    lines.append(_line([':--', *['--:'] * (len(headers) + 1)]))
-    for i, row in enumerate(table.rows):
+    headers = [header.translate(_MARKDOWN) for header in grid.headers]
+    lines.append(_line(['', *headers]))
+    lines.append(_line([':--', *['--:'] * len(headers)]))
+    for label, shown in grid.lines:
       cells = []
-      for column in table.columns:
-        value, interval = _shown(row, column, digits)
-        value = f'**{value}**' if (i, column.key) in best else value or '—'
-        cells.append(f'{value} ± {interval}' if interval else value)
-      lines.append(_line([_label(row).translate(_MARKDOWN), *cells, row.seeds]))
+      for cell in shown:
+        value = f'**{cell.value}**' if cell.best else cell.value or cell.missing
+        cells.append(f'{value} ± {cell.interval}' if cell.interval else value)
+      lines.append(_line([label.translate(_MARKDOWN), *cells]))
     lines += ['', *(f'* {note.translate(_MARKDOWN)}' for note in table.notes)]
     parts.append('\n'.join(lines) + '\n')
   return '\n'.join(parts)
@@ -88,23 +129,22 @@ def latex(tables: Sequence[Table], digits: int) -> str:
   r"""Returns a tabular for each table, to be \input in a table environment, best values bold."""
   lines = [r'% Needs \usepackage{booktabs}.']
   for table in tables:
-    best = _best(table, digits)
-    headers = [_header(column).translate(_LATEX) for column in table.columns]
+    grid = _grid(table, digits)
+    headers = [header.translate(_LATEX) for header in grid.headers]
     comments = (f'{table.name}: {table.split}', *table.notes)
     lines += ['', *(f'% {" ".join(comment.split())}' for comment in comments)]
-    lines.append(rf'\begin{{tabular}}{{l{"r" * (len(headers) + 1)}}}')
-    lines += [r'\toprule', ' & '.join(['', *headers, 'seeds']) + r' \\', r'\midrule']
-    for i, row in enumerate(table.rows):
-      if row.paper and not table.rows[i - 1].paper:
+    lines.append(rf'\begin{{tabular}}{{l{"r" * len(headers)}}}')
+    lines += [r'\toprule', ' & '.join(['', *headers]) + r' \\', r'\midrule']
+    for number, (label, shown) in enumerate(grid.lines):
+      if number and number == grid.section:
         lines.append(r'\midrule')
       cells = []
-      for column in table.columns:
-        value, interval = _shown(row, column, digits)
-        value = value.replace('-', '$-$') or '---'
-        value = rf'\textbf{{{value}}}' if (i, column.key) in best else value
-        cells.append(rf'{value} {{\scriptsize $\pm$ {interval}}}' if interval else value)
-      label = _label(row).translate(_LATEX)
-      lines.append(' & '.join([label, *cells, row.seeds.translate(_LATEX)]) + r' \\')
+      for cell in shown:
+        value = cell.value.replace('-', '$-$') or cell.missing.translate(_LATEX)
+        value = value if cell.missing else cell.value
+        value = rf'\textbf{{{value}}}' if cell.best else value
+        cells.append(rf'{value} {{\scriptsize $\pm$ {cell.interval}}}' if cell.interval else value)
+      lines.append(' & '.join([label.translate(_LATEX), *cells]) + r' \\')
     lines += [r'\bottomrule', r'\end{tabular}']
   return '\n'.join(lines) + '\n'
 

@@ -12,6 +12,10 @@ from mtl_jax.report._runs import Entry, Experiment, Run, Runs, experiments
 DELTA_M = 'delta_m'
 JOINT, MEAN = 'joint.exact_match', 'mean'
 PARAMETERS, STEP = 'parameters.M', 'step.ms'
+OF_ALL = (JOINT, MEAN, DELTA_M, PARAMETERS, STEP)
+"""Columns of no one task."""
+MANY = 8
+"""Of more tasks than these, each is a line of a table, and each run a column."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +55,17 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """One config's table, with the notes that belong below it."""
+  """One config's table, with the notes that belong below it.
+
+  With `many` tasks it is shown with a line for each column, and a column for each row.
+  """
 
   name: str
   split: str
   columns: tuple[Column, ...]
   rows: tuple[Row, ...]
   notes: tuple[str, ...]
+  many: bool = False
 
 
 def tables(
@@ -70,7 +78,7 @@ def tables(
   row's main metrics with the single-task means: its point estimate is that of the row's means
   (equally the mean of the seeds' Δm, which is linear in the row's metrics), its interval comes from
   the seeds' Δm. The joint exact match stands only for rows that train all tasks of the config;
-  where tasks do not share examples, the mean of the main metrics stands in its place.
+  where tasks do not share examples, or are many, the mean of the main metrics stands there.
 
   Args:
     runs: what `load` found.
@@ -98,9 +106,8 @@ def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool, co
   empty = [c.key for c in columns if not any(v[c.key] for v in values.values())]
   columns = [c for c in columns if c.key not in empty]
   paper = _published(experiment)
-  if any(c.key == JOINT for c in columns) and not any(
-    MEAN in row for row in paper['rows'].values()
-  ):
+  told = any(MEAN in row for row in paper['rows'].values()) or len(experiment.tasks) > MANY
+  if any(c.key == JOINT for c in columns) and not told:
     columns = [column for column in columns if column.key != MEAN]
   if deltas:
     place = len([c for c in columns if c.key not in (PARAMETERS, STEP)])
@@ -125,7 +132,9 @@ def _table(experiment: Experiment, runs: Runs, split: str, all_metrics: bool, co
   notes = [opening + '.', *notes, *paper_notes, *_continued(experiment)]
   if runs.unfinished:
     notes.append(f'Unfinished runs, left out: {", ".join(runs.unfinished)}.')
-  return Table(experiment.name, split, tuple(columns), (*rows, *paper_rows), tuple(notes))
+  shown = (*rows, *paper_rows)
+  wide = len(experiment.tasks) > MANY
+  return Table(experiment.name, split, tuple(columns), shown, tuple(notes), wide)
 
 
 def _continued(experiment: Experiment) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.errors
 import jax
@@ -15,9 +15,11 @@ import numpy as np
 
 from mtl_jax import errors
 from mtl_jax.data import described, serving, sources
+from mtl_jax.data import windows as windows_lib
 from mtl_jax.gradients import halves
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.plain import Plain
+from mtl_jax.trained._results import Columns, Done, Result, Results, rows_of, together
 
 _CHUNK = 4096  # inputs that are tokenized and sorted at once
 _AHEAD = 24  # batches that the device is given ahead: enough while chunks are read and written
@@ -52,7 +54,7 @@ class Trained:
     self._whole = self.params[0]
     if len(self.params) > 1:
       self._whole = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *self.params)
-    self._step = jax.jit(self._forward)
+    self._step = jax.jit(self._forward, static_argnums=2)
     self._features = jax.jit(self._encode, static_argnums=2)
     self._lock = threading.Lock()  # of what is counted
 
@@ -90,7 +92,8 @@ class Trained:
     if isinstance(inputs, str):
       raise ValueError('inputs: need a list of texts, such as [text], not a text')
     examples = (self.example(item) for item in inputs)
-    return list(self.stream(examples, tasks, probabilities=probabilities))
+    parts = self.columns(examples, tasks, probabilities=probabilities)
+    return [row for part in parts for row in part.rows()]
 
   def example(self, item: Any) -> dict[str, Any]:
     """An input of `predict` as an example of the data set; a row by the columns of its file."""
@@ -108,27 +111,43 @@ class Trained:
       item = item.split()
     return {spec.field: item}
 
-  def stream(
+  def columns(
     self,
     examples: Iterable[Mapping[str, Any]],
     tasks: Sequence[str] = (),
     *,
     probabilities: bool = True,
     where: str = 'inputs',
-  ) -> Iterator[dict[str, dict[str, Any]]]:
-    """Yields what `predict` returns, for examples by field as they come, in bounded memory."""
+  ) -> Iterator[Columns]:
+    """Yields what `predict` returns by columns, for examples as they come, in bounded memory.
+
+    Args:
+      examples: with the fields of the input.
+      tasks: their names; (): all. Of other tasks nothing is computed.
+      probabilities: whether to give them.
+      where: what messages call the examples.
+
+    Yields:
+      columns of the next examples, some thousands at once.
+
+    Raises:
+      ValueError: no such task.
+      DataError: an example is not such as the model reads.
+    """
     chosen = self._chosen(tasks)
+
+    fields = ('predictions', 'probabilities')[: 1 + probabilities]
     rest = iter(examples)
     chunks = iter(lambda: list(itertools.islice(rest, _CHUNK)), [])
-    found: list[dict[str, dict[str, Any]]] = []
-    for chunk, batch, result in self._flow(chunks, where):
-      if batch is None or result is None:
-        yield from found
-        found = []
+    part = Columns(0, {}, {})
+    for chunk, batch, results in self._flow(chunks, chosen, fields, where):
+      if batch is None:
+        yield part
+        part = Columns(0, {}, {})
         continue
-      found = found or [{} for _ in chunk]
+      part = part if part.size else Columns(len(chunk), {}, {})
       for task in chosen:
-        self._read(task, batch, result[task], probabilities, chunk, found)
+        self._read(task, batch, results[task], probabilities, chunk, part)
 
   def arrays(
     self, examples: Sequence[Mapping[str, Any]], task: str, where: str = 'inputs'
@@ -144,10 +163,11 @@ class Trained:
       where: what messages call the examples.
     """
     found: list[list[Any]] = [[None] * len(examples) for _ in range(3)]
-    for batch, result in self._results(examples, where):
-      for rows, values in zip(found, result[task], strict=True):
+    one = self.model.task(task)
+    for batch, results in self._results(examples, self.tasks, Result._fields, where):
+      for rows, values in zip(found, results[task], strict=True):
         if values is not None:
-          for index, row in zip(batch.rows, self._rows(task, values, batch), strict=True):
+          for index, row in zip(batch.rows, rows_of(one, values, batch), strict=True):
             rows[index] = row
     outputs, predictions, shares = found
     return outputs, predictions, shares if self.model.task(task).rules.discrete else []
@@ -159,9 +179,9 @@ class Trained:
     chosen = self._chosen(tasks)
     examples = [self.example(item) for item in inputs]
     found: dict[str, list[Any]] = {task: [None] * len(examples) for task in chosen}
-    for batch, result in self._results(examples, 'inputs'):
+    for batch, results in self._results(examples, chosen, ('outputs',), 'inputs'):
       for task in chosen:
-        rows = self._rows(task, result[task].outputs, batch)
+        rows = rows_of(self.model.task(task), results[task].outputs, batch)
         for index, row in zip(batch.rows, rows, strict=True):
           found[task][index] = row
     return found
@@ -179,7 +199,14 @@ class Trained:
     name = self._chosen([task] if task else ())[0]
     examples = [self.example(item) for item in inputs]
     found: list[Any] = [None] * len(examples)
-    for batch in self._batches(examples, 'inputs').batches:
+    made = self._batches(examples, 'inputs')
+    if made.windows is not None:
+      index = int(np.flatnonzero(made.windows.counts > 1)[0])
+      raise errors.DataError(
+        f'inputs, example {index}: it is longer than max_length, and its features are those of '
+        f'{made.windows.counts[index]} windows; give its parts'
+      )
+    for batch in made.batches:
       features = jax.device_get(self._features(self.params[0], batch.inputs, name))
       mask = batch.inputs['mask'] if isinstance(batch.inputs, dict) else None
       for place, index in enumerate(batch.rows):
@@ -193,20 +220,20 @@ class Trained:
         raise ValueError(f'no task {task!r}{errors.nearest(task, self.tasks)}')
     return tuple(tasks) or self.tasks
 
-  def _forward(self, params: Any, inputs: Any) -> dict[str, '_Result']:
-    """All that is read of the outputs, on the device."""
+  def _forward(self, params: Any, inputs: Any, tasks: tuple[str, ...]) -> Results:
+    """All that is read of the outputs of some tasks, on the device."""
 
     def outputs_of(member: Any) -> dict[str, Any]:
-      return self.model.outputs(member, {'inputs': inputs})
+      return self.model.outputs(member, {'inputs': inputs}, tasks)
 
     several = len(self.params) > 1
     outputs = jax.vmap(outputs_of)(params) if several else outputs_of(params)
     made = {}
-    for task in self.model.tasks:
+    for task in map(self.model.task, tasks):
       rules, own = task.rules, outputs[task.name]
       own = rules.average(own) if several else own
       shares = rules.probabilities(own) if rules.discrete else None
-      made[task.name] = _Result(own, task.predictions(own), shares)
+      made[task.name] = Result(own, task.predictions(own), shares)
     return made
 
   def _encode(self, params: Any, inputs: Any, task: str) -> Any:
@@ -225,29 +252,55 @@ class Trained:
     return made
 
   def _flow(
-    self, chunks: Iterable[Sequence[Any]], where: str
-  ) -> Iterator[tuple[Sequence[Any], serving.Batch | None, dict[str, '_Result'] | None]]:
-    """Yields a chunk, its batches and results on the host, and Nones where the chunk is done.
+    self,
+    chunks: Iterable[Sequence[Any]],
+    tasks: tuple[str, ...],
+    fields: Sequence[str],
+    where: str,
+  ) -> Iterator[Done]:
+    """Yields the batches of chunks, with those fields of the results on the host."""
+    computed = self._computed(chunks, tasks, fields, where)
+    return together(computed, {task: self.model.task(task) for task in tasks})
 
-    What comes next is encoded while the device computes.
+  def _computed(
+    self,
+    chunks: Iterable[Sequence[Any]],
+    tasks: tuple[str, ...],
+    fields: Sequence[str],
+    where: str,
+  ) -> Iterator[tuple[Done, windows_lib.Windows | None]]:
+    """`_flow`, with rows that may be windows of inputs.
+
+    What comes next is encoded while the device computes, and results come to the host meanwhile.
     """
-    waiting: collections.deque[tuple[Sequence[Any], serving.Batch | None, Any]]
-    waiting = collections.deque()
+    waiting: collections.deque[tuple[Done, windows_lib.Windows | None]] = collections.deque()
     first = 0
     for chunk in chunks:
-      for batch in self._batches(chunk, where, first).batches:
-        waiting.append((chunk, batch, self._dispatch(batch, where)))
+      made = self._batches(chunk, where, first)
+      for batch in made.batches:
+        results = {
+          task: self._needed(task, result, fields, made.windows is not None)
+          for task, result in self._dispatch(batch, tasks, where).items()
+        }
+        for leaf in jax.tree.leaves(results):
+          leaf.copy_to_host_async()
+        waiting.append((Done(chunk, batch, results), made.windows))
         while len(waiting) > _AHEAD:
-          of, done, result = waiting.popleft()
-          yield of, done, jax.device_get(result)
-      waiting.append((chunk, None, None))
+          yield _fetched(*waiting.popleft())
+      waiting.append((Done(chunk, None, None), made.windows))
       first += len(chunk)
-    for of, done, result in waiting:
-      yield of, done, jax.device_get(result)
+    for item in waiting:
+      yield _fetched(*item)
 
-  def _dispatch(self, batch: serving.Batch, where: str) -> dict[str, '_Result']:
+  def _needed(self, task: str, result: Result, fields: Sequence[str], windows: bool) -> Result:
+    """What is to come to the host; of windows, what they are put together of."""
+    if windows and not self.model.task(task).rules.per_token:
+      fields = (*fields, 'outputs')
+    return Result(*(value if key in fields else None for key, value in result._asdict().items()))
+
+  def _dispatch(self, batch: serving.Batch, tasks: tuple[str, ...], where: str) -> Results:
     try:
-      return self._step(self._whole, batch.inputs)
+      return self._step(self._whole, batch.inputs, tasks)
     except (flax.errors.FlaxError, TypeError, ValueError) as error:
       if self.serving.input.kind != 'array':
         raise
@@ -257,53 +310,50 @@ class Trained:
       ) from error
 
   def _results(
-    self, examples: Sequence[Any], where: str
-  ) -> Iterator[tuple[serving.Batch, dict[str, '_Result']]]:
-    """Yields batches and their results on the host."""
-    for _, batch, result in self._flow([examples], where):
-      if batch is not None and result is not None:
-        yield batch, result
-
-  def _rows(self, task: str, values: Any, batch: serving.Batch) -> list[Any]:
-    """The values of each example; of words those of the first token of each."""
-    rows = list(values[: len(batch.rows)])
-    if self.model.task(task).rules.per_token:
-      assert batch.starts is not None
-      rows = [row[places] for row, places in zip(rows, batch.starts, strict=True)]
-    return rows
+    self,
+    examples: Sequence[Any],
+    tasks: tuple[str, ...],
+    fields: Sequence[str],
+    where: str,
+  ) -> Iterator[tuple[serving.Batch, Results]]:
+    """Yields batches and those fields of the results on the host."""
+    for _, batch, results in self._flow([examples], tasks, fields, where):
+      if batch is not None:
+        yield batch, results
 
   def _read(
     self,
     task: str,
     batch: serving.Batch,
-    result: '_Result',
+    result: Result,
     probabilities: bool,
     chunk: Sequence[Mapping[str, Any]],
-    found: list[dict[str, dict[str, Any]]],
+    part: Columns,
   ) -> None:
-    """Puts what a batch says of a task where its examples are in `found`."""
-    rules, names = self.model.task(task).rules, self.serving.label_names[task]
-    predictions = self._rows(task, result.predictions, batch)
-    for index, row in zip(batch.rows, predictions, strict=True):
-      found[index][task] = {'label': rules.read(row, names)}
+    """Puts what a batch says of a task where its examples are in the columns."""
+    one, names = self.model.task(task), self.serving.label_names[task]
+    rules = one.rules
+    read = [(part.labels, rules.read_all(rows_of(one, result.predictions, batch), names))]
     if probabilities and result.probabilities is not None:
-      shares = self._rows(task, result.probabilities, batch)
-      for index, row in zip(batch.rows, shares, strict=True):
-        found[index][task]['probabilities'] = rules.read_probabilities(row, names)
-    if rules.per_token:
-      for index in batch.rows:
-        words = chunk[index][self.serving.input.field]
-        count = len(words.split() if isinstance(words, str) else words)
-        for values in found[index][task].values():
-          values += [None] * (count - len(values))
+      shares = rules.read_all_probabilities(rows_of(one, result.probabilities, batch), names)
+      read.append((part.probabilities, shares))
+    rows = batch.rows.tolist()
+    for columns, values in read:
+      if rules.per_token:
+        for index, found in zip(rows, values, strict=True):
+          words = chunk[index][self.serving.input.field]
+          count = len(words.split() if isinstance(words, str) else words)
+          found += [None] * (count - len(found))
+      column = columns.setdefault(task, [None] * part.size)
+      for index, found in zip(rows, values, strict=True):
+        column[index] = found
 
 
-class _Result(NamedTuple):
-  """Outputs of a head, the predictions read off them, and probabilities or None."""
-
-  outputs: Any
-  predictions: Any
-  probabilities: Any
+def _fetched(
+  item: Done, windows: windows_lib.Windows | None
+) -> tuple[Done, windows_lib.Windows | None]:
+  """The same with the results on the host."""
+  return item._replace(results=jax.device_get(item.results)), windows
 
 
 class _Unpad:

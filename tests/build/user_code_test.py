@@ -1,5 +1,6 @@
 """What a user's own module raises keeps its trace and names it; what ours say is one line."""
 
+import pathlib
 import sys
 import traceback
 import types
@@ -13,6 +14,7 @@ from flax import linen as nn
 import mtl_jax
 from mtl_jax import config as config_lib
 from mtl_jax import errors, optim, train
+from mtl_jax.config import command_line
 from tests.train_test import config, config_file  # noqa: F401  (fixtures)
 
 
@@ -49,6 +51,40 @@ def test_a_bug_keeps_its_trace_and_names_the_encoder(own, kind, error, tmp_path)
   shown = ''.join(traceback.format_exception(raised.value))
   assert 'user_code_test.py' in shown
   assert "This was raised by the model: encoder 'a_users_module:Broken', sharing 'hard'." in shown
+
+
+def frames(error):
+  return [pathlib.Path(f.filename) for f in traceback.extract_tb(error.__traceback__)]
+
+
+@pytest.mark.parametrize('kind', ['value', 'type'])
+def test_a_trace_shows_the_users_lines_and_none_of_ours_between(own, kind, tmp_path, monkeypatch):
+  """All of them with the environment variable, and where no line is the user's."""
+  own.encoder.custom.kind = kind
+  package = pathlib.Path(mtl_jax.__file__).parent
+
+  def work():
+    return len(train.run(own, tmp_path / 'w'))
+
+  with pytest.raises((ValueError, TypeError)) as raised:
+    command_line.quietly(work)
+  found = frames(raised.value)
+  assert not [path for path in found if package in path.parents]
+  assert found[-1] == pathlib.Path(__file__) or kind == 'type'
+  assert found.count(pathlib.Path(__file__)) == 3  # this test, `work`, and the encoder
+  assert any('MTL_JAX_TRACEBACK=full' in note for note in raised.value.__notes__)
+  monkeypatch.setenv('MTL_JAX_TRACEBACK', 'full')
+  with pytest.raises((ValueError, TypeError)) as raised:
+    command_line.quietly(work)
+  assert sum(package in path.parents for path in frames(raised.value)) > 5
+  monkeypatch.delenv('MTL_JAX_TRACEBACK')
+  with pytest.raises(TypeError) as raised:
+    errors.nearest('a', None)
+  error = raised.value
+  error.__traceback__ = error.__traceback__.tb_next  # without this test's line
+  whole = frames(error)
+  errors.shorten(error)
+  assert frames(error) == whole
 
 
 def test_what_the_library_says_of_it_is_one_line(own, tmp_path):

@@ -116,6 +116,40 @@ def test_the_command_and_its_page(folder, tmp_path, capsys):
   assert page.startswith('<!DOCTYPE html>')
 
 
+def test_hints_at_classes_that_may_be_one_and_at_gaps(tmp_path, capsys):
+  """The values, how many rows they are in, and what to set; nothing where there is nothing odd."""
+  answers = ['yes', 'Yes', 'YES', 'no', 'maybe']
+  stars = ['1', '2', '3', 'n/a']
+  lines = [f'it is "{i}\t{answers[i % 5]}\t{stars[i % 4]}\t{"ab"[i % 2]}' for i in range(80)]
+  (tmp_path / 'rows.tsv').write_text('text\tanswer\tstars\tletter\n' + '\n'.join(lines) + '\n')
+  config = tmp_path / 'rows.toml'
+  config.write_text(
+    f"""
+[dataset.files.rows]
+train = "{tmp_path / 'rows.tsv'}"
+input = "text"
+quote = ""
+[tasks.answer]
+[tasks.stars]
+[tasks.letter]
+[train]
+batch_size = 4
+"""
+  )
+  assert command.main(['inspect', f'--config={config}']) == 0
+  out, err = capsys.readouterr()
+  assert err == ''
+  out = ' '.join(out.replace('│', ' ').split())
+  assert "task answer: 3 classes differ only in case: 'YES', 'Yes', 'yes'" in out
+  assert "task stars: it looks numeric but for 'n/a' (20 rows)" in out
+  assert 'set dataset.files.rows.missing = ["n/a"]' in out
+  assert 'rows: read without quotes' in out
+  assert 'task letter:' not in out.replace('task letter: classification', '')
+  more = '--config.dataset.files.rows.missing=("n/a",)'
+  assert command.main(['inspect', f'--config={config}', more]) == 0
+  assert 'looks numeric' not in capsys.readouterr().out
+
+
 def test_errors_have_one_line_and_a_code(folder, tmp_path, capsys):
   for argv, code, message in (
     (['inspect'], 2, '--config'),

@@ -97,6 +97,50 @@ def test_sentences_are_resampled_whole():
   assert as_lists == evaluate.bootstrap(accuracy, *flat, samples=50, seed=0)
 
 
+def tags(count, seed, names):
+  """Labels and two predictions of some sentences; unknown labels among them."""
+  rng = np.random.default_rng(seed)
+  gold = [rng.integers(0, len(names), length) for length in rng.integers(1, 9, count)]
+  found = [[np.where(rng.random(len(y)) < 0.7, y, 0) for y in gold] for _ in range(2)]
+  gold[3] = np.full(len(gold[3]), -2)
+  return gold, *found
+
+
+@pytest.mark.parametrize('metric', ['f1', 'precision', 'recall', 'macro_f1'])
+@pytest.mark.parametrize(
+  'names',
+  [
+    ('O', 'B-x', 'I-x', 'B-y-z', 'I-y-z'),
+    ('O', 'B', 'I'),
+    ('O', 'B-x', 'I-x', 'E-x', 'S-x', 'S-y'),  # strictly, as their scheme says
+  ],
+)
+def test_counts_of_sentences_give_what_seqeval_says_of_each_sample(metric, names):
+  """seqeval counts the sentences of every sample again; the counts are of all of them, once."""
+  rules = kinds.get('tagging').metrics[metric]
+
+  def again(targets, predictions):
+    return rules.function(targets, predictions, names)
+
+  counted = evaluate.Counted(again, lambda y, p: rules.counts(y, p, names), rules.of_counts)
+  gold, first, second = tags(40, len(names), names)
+  rows = rules.counts(gold, first, names)
+  assert len(rows) == 40
+  rng = np.random.default_rng(0)
+  for _ in range(30):
+    some = rng.integers(40, size=rng.integers(1, 40))
+    expected = again([gold[i] for i in some], [first[i] for i in some])
+    assert rules.of_counts(rows[some].sum(axis=0)) == pytest.approx(expected, abs=1e-12)
+  found, expected = (
+    evaluate.bootstrap(way, gold, first, samples=40, seed=0) for way in (counted, again)
+  )
+  assert found == pytest.approx(expected, abs=1e-12)
+  found, expected = (
+    evaluate.paired_test(way, gold, first, second, samples=40, seed=0) for way in (counted, again)
+  )
+  assert found == pytest.approx(expected, abs=1e-12)
+
+
 def test_samples_without_a_value_are_left_out_and_counted():
   targets, scores = np.array([1, 0, 0, 0, 0]), np.array([0.6, 0.7, 0.5, 0.1, 0.2])
   found = evaluate.bootstrap(area, targets, scores, samples=3000, seed=0)

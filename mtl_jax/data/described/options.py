@@ -22,6 +22,7 @@ FILE: Plain = {
   'format': '',  # '': by the ending of the name
   'encoding': '',  # '': UTF-8, or UTF-16 with a byte order mark
   'delimiter': '',  # between the fields of a line; '': as the header tells
+  'quote': '"',  # around fields; '': nothing, and " is a character like others
   'columns': (),  # names of the columns, where the file does not have them
   'data_dir': '',  # of data sets of TFDS, 'tfds:NAME:SPLIT'
   'missing': (),  # texts that stand for no label or no number, beside empty ones
@@ -71,6 +72,8 @@ def file_options(name: str, given: Any) -> Plain:
     if options[key] not in valid:
       near = errors.nearest(options[key], filter(None, valid))
       raise errors.ConfigError(f'{where}.{key}: no {options[key]!r}{near}')
+  if options['quote'] not in ('', '"'):
+    raise errors.ConfigError(f"{where}.quote: need '\"', or '' for none: {options['quote']!r}")
   _check_splits(where, options)
   return options
 

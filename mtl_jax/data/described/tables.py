@@ -49,7 +49,12 @@ class Table(NamedTuple):
 def reading(given: Plain) -> formats.Reading:
   """How the options of a file say that it is to be read."""
   return formats.Reading(
-    given['format'], given['encoding'], given['delimiter'], given['columns'], given['data_dir']
+    given['format'],
+    given['encoding'],
+    given['delimiter'],
+    given['columns'],
+    given['data_dir'],
+    given['quote'],
   )
 
 

@@ -56,6 +56,8 @@ class Reading:
     delimiter: one character between fields; '': a tab in `.tsv`, else the one of `, ; tab |` that
       the first line has most of.
     columns: their names where the file has none. A delimited file then has no header line.
+    quote: what may stand around the fields of a delimited file; '': nothing, and a " is a character
+      like others.
     data_dir: where TFDS keeps its data sets; '': where TFDS does.
   """
 
@@ -64,6 +66,7 @@ class Reading:
   delimiter: str = ''
   columns: tuple[str, ...] = ()
   data_dir: str = ''
+  quote: str = '"'
 
 
 class Writer(abc.ABC):
@@ -84,6 +87,11 @@ class Writer(abc.ABC):
       DataError: a value, or the record, cannot stand in this format.
       OSError: it cannot be written.
     """
+
+  def write_all(self, records: Sequence[Record], columns: Mapping[str, Sequence[Any]]) -> None:
+    """Writes records, with new column -> a value for each of them; see `write`."""
+    for index, record in enumerate(records):
+      self.write(record, {name: values[index] for name, values in columns.items()})
 
   @abc.abstractmethod
   def close(self) -> None:

@@ -16,6 +16,7 @@ from mtl_jax.data.formats import _base, _sink, _source
 _BLANKS = ' \t'
 _RUNS = re.compile('[ \t]+')
 _NUMBER = re.compile(r'[0-9]+(?:[-.][0-9]+)?')
+_TOLD = '# global.columns ='
 _UD = ('id', 'form', 'lemma', 'upos', 'xpos', 'feats', 'head', 'deprel', 'deps', 'misc')
 
 
@@ -90,6 +91,14 @@ class Conll(_base.Format):
     if delimiter not in ('', ' ', '\t'):
       raise self.error(f'delimiter {delimiter!r}: columns stand between tabs or blanks')
     if self.ids:
+      told = next(self.lines()).text
+      if not given and told.startswith(_TOLD):
+        names = told.partition('=')[2].split()
+        given = tuple(name.lower() if name.lower() in _UD else name for name in names)
+        wrong = _base.check_names(given) or ('' if given[:1] == _UD[:1] else 'the first is not ID')
+        if wrong:
+          raise self.error(f'{wrong} in {told!r}', 1)
+        return _Shape(True, given, True)
       return _Shape(delimiter != ' ', given or _UD, not given)
     texts = (line.text for line in self.lines())
     words = (text for text in texts if text.strip(_BLANKS) and not _is_docstart(text))
@@ -180,7 +189,8 @@ class Conll(_base.Format):
 class ConllU(Conll):
   """CoNLL-U, with its ten columns: numbered words, multiword lines `1-2`, empty nodes `1.1`.
 
-  The latter two are kept for the writer, and are no words.
+  The latter two are kept for the writer, and are no words. With further columns it is CoNLL-U Plus,
+  whose first line has the names of all: https://universaldependencies.org/ext-format.html
   """
 
   name = 'conllu'
@@ -247,6 +257,7 @@ class _Writer(_base.Writer):
     first = next(source.lines())
     self._end = first.end or '\n'
     self._after_blank = True
+    self._told = not source.ids  # whether the names of all columns stand in the first line
     self._layers: set[str] = set()  # the new names that are columns
     self._sink = _sink.Sink(out, _source.coding_of(source.path, source.reading.encoding))
 
@@ -255,11 +266,16 @@ class _Writer(_base.Writer):
     sentence = record.extra if isinstance(record.extra, _Sentence) else self._made(record)
     columns, comments = self._sorted(record, values, len(sentence.words))
     word = 0
+    if columns and not self._told:
+      self._line(self._names(record), '')
+      self._told = self._after_blank = True
     if sentence.lines and sentence.lines[0].text.strip(_BLANKS) and not self._after_blank:
       self._line('', '')
     begins = min(sentence.words)
     for line in sentence.lines:
       text = line.text
+      if self._source.ids and columns and text.startswith(_TOLD):
+        continue
       if line.number in sentence.words:
         text = self._extended(text, [column[word] for column in columns], sentence.shape)
         word += 1
@@ -298,6 +314,12 @@ class _Writer(_base.Writer):
         text = ' '.join(_base.as_text(value).splitlines())
         comments.append(f'# {names[name]} = {text}')
     return columns, comments
+
+  def _names(self, record: _base.Record) -> str:
+    """The first line of a file with further columns."""
+    old = [name.upper() if name in _UD else name for name in self._shape.columns]
+    new = _base.fresh([name for name in self._new if name in self._layers], record.fields)
+    return f'{_TOLD} {" ".join([*old, *new.values()])}'
 
   def _cell(self, record: _base.Record, name: str, value: Any) -> str:
     text = _base.as_text(value) or '_'

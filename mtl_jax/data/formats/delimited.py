@@ -1,4 +1,4 @@
-"""CSV and TSV: one record a line, fields between delimiters, quotes as RFC 4180 has them.
+"""CSV and TSV: one record a line, fields between delimiters, quotes as RFC 4180 has them, or none.
 
 What is between quotes may hold delimiters, line breaks and doubled quotes. A quote inside a field
 that does not begin with one is a character like others. Blank lines are left out, and counted.
@@ -8,7 +8,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mtl_jax.data.formats import _base, _sink, _source
@@ -16,6 +16,7 @@ from mtl_jax.data.formats import _base, _sink, _source
 LONGEST = 1 << 24  # characters of a field in quotes that spans lines
 _HEADER = 100  # lines that a header may span
 _SNIFFED = ',;\t|'
+_NO_QUOTES = "if a quote is like other characters in this file, set its quote = ''"
 _QUOTED = re.compile(r'"[^"]*(?:"|\Z)')
 
 
@@ -55,13 +56,13 @@ class _Dialect(NamedTuple):
   coding: _source.Coding
 
 
-def split(lines: Iterator[_source.Line], delimiter: str) -> Iterator[Row]:
-  """Yields the rows of a delimited file, blank ones too.
+def split(lines: Iterator[_source.Line], delimiter: str, quotes: bool = True) -> Iterator[Row]:
+  """Yields the rows of a delimited file, blank ones too; without `quotes` a " is as any character.
 
   A row with a broken quote has all lines up to where that was noticed; reading goes on after them.
   """
   for line in lines:
-    if '"' in line.text:
+    if quotes and '"' in line.text:
       yield _quoted(line, lines, delimiter)
     else:
       yield Row(line.number, line.number, line.text.split(delimiter), line.text, line.end)
@@ -87,6 +88,7 @@ def _quoted(line: _source.Line, more: Iterator[_source.Line], delimiter: str) ->
         if following is None:
           broken = (
             f'a quote that opens in line {opened} and is not closed up to the end of the file'
+            f'; {_NO_QUOTES}'
           )
           return Row(first, line.number, fields, ''.join(raw), line.end, broken)
         parts += (text[at:], line.end)
@@ -108,6 +110,7 @@ def _quoted(line: _source.Line, more: Iterator[_source.Line], delimiter: str) ->
       broken = f'a quote that opens in line {opened} and holds more than {LONGEST:,} characters'
     elif at < len(text) and text[at] != delimiter:
       broken = f'{text[at]!r} follows a closing quote in line {line.number}: double quotes inside'
+      broken += f', or, {_NO_QUOTES}'
     if broken or at == len(text):
       return Row(first, line.number, fields, ''.join(raw), line.end, broken)
     at += 1
@@ -155,17 +158,18 @@ class Delimited(_base.Format):
     if first is None:
       raise self.error('holds blank lines alone')
     header = [first]
-    while sum(line.text.count('"') for line in header) % 2 and len(header) < _HEADER:
+    quotes = bool(self.reading.quote)
+    while quotes and sum(line.text.count('"') for line in header) % 2 and len(header) < _HEADER:
       following = next(lines, None)
       if following is None:
         break
       header.append(following)
     columns = list(self.reading.columns)
     delimiter = self._delimiter('\n'.join(line.text for line in header), len(columns))
-    rows = split(itertools.chain(header, lines), delimiter)
+    rows = split(itertools.chain(header, lines), delimiter, quotes)
     coding = _source.coding_of(self.path, self.reading.encoding)
     top = next(rows)
-    quoted = all(part.startswith('"') for part in _outside(top.raw, delimiter))
+    quoted = quotes and all(part.startswith('"') for part in _outside(top.raw, delimiter))
     if self.reading.columns:
       wrong = _base.check_names(columns)
       if wrong:
@@ -194,7 +198,7 @@ class Delimited(_base.Format):
       return given
     if self.name == 'tsv':
       return '\t'
-    outside = _QUOTED.sub('', header)
+    outside = _QUOTED.sub('', header) if self.reading.quote else header
     counts = {char: outside.count(char) for char in _SNIFFED}
     fitting = [char for char in _SNIFFED if columns > 1 and counts[char] == columns - 1]
     return fitting[0] if fitting else max(_SNIFFED, key=lambda char: counts[char])
@@ -241,20 +245,30 @@ class _Writer(_base.Writer):
     self._columns = _base.fresh(new, dialect.columns)
     self._sink = _sink.Sink(out, dialect.coding)
     if dialect.header is not None:
-      self._line([dialect.header.raw, *map(self._field, self._columns.values())])
+      self._lines([[dialect.header.raw, *map(self._field, self._columns.values())]])
 
   def write(self, record: _base.Record, values: Mapping[str, Any]) -> None:
     """Writes the record as it was, and the new fields after it."""
-    raw, columns = record.extra, self._dialect.columns
+    self.write_all([record], {column: [value] for column, value in values.items()})
+
+  def write_all(
+    self, records: Sequence[_base.Record], columns: Mapping[str, Sequence[Any]]
+  ) -> None:
+    """Writes the records as they were, and the new fields after them."""
+    blank = [None] * len(records)
+    new = [list(map(self._field, columns.get(column, blank))) for column in self._columns]
+    self._lines(zip(map(self._old, records), *new, strict=True))
+
+  def _old(self, record: _base.Record) -> str:
+    """The fields that a record has, as they stand in a line."""
+    raw = record.extra
     if (
       isinstance(raw, _Raw)
       and raw.delimiter == self._dialect.delimiter
-      and list(record.fields) == columns
+      and list(record.fields) == self._dialect.columns
     ):
-      old = [raw.text]
-    else:
-      old = self._fields_of(record)
-    self._line([*old, *(self._field(values.get(column)) for column in self._columns)])
+      return raw.text
+    return self._dialect.delimiter.join(self._fields_of(record))
 
   def _fields_of(self, record: _base.Record) -> list[str]:
     columns = self._dialect.columns
@@ -267,14 +281,23 @@ class _Writer(_base.Writer):
   def _field(self, value: Any, only: bool = False) -> str:
     text = _base.as_text(value)
     special = self._special.search(text) or (only and not text)
+    if not self._source.reading.quote:
+      if special:
+        raise self._source.error(
+          f'{_base.excerpt(text)!r} cannot be a field: it holds the delimiter or a line end, or is '
+          'all that the line would have, and the file has no quotes'
+        )
+      return text
     return '"{}"'.format(text.replace('"', '""')) if special or self._dialect.quoted else text
 
   @functools.cached_property
   def _special(self) -> re.Pattern[str]:
-    return re.compile(f'["\r\n{re.escape(self._dialect.delimiter)}]')
+    quote = self._source.reading.quote
+    return re.compile(f'[{quote}\r\n{re.escape(self._dialect.delimiter)}]')
 
-  def _line(self, fields: Sequence[str]) -> None:
-    self._sink.write(self._dialect.delimiter.join(fields) + self._dialect.end)
+  def _lines(self, rows: Iterable[Sequence[str]]) -> None:
+    lines = [self._dialect.delimiter.join(fields) + self._dialect.end for fields in rows]
+    self._sink.write(''.join(lines))
 
   def close(self) -> None:
     """Puts the file in its place."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mtl_jax.data import pipeline, sources, specs
+from mtl_jax.data import _data, pipeline, sources, specs
+from mtl_jax.data.inspect import _hints
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 """Of the lengths."""
@@ -51,12 +52,15 @@ class Look:
     tasks: task -> what is known of it.
     lengths: split -> the `QUANTILES` of the tokens of an example; empty for arrays.
     buckets: the lengths that batches are padded to.
-    cut: split -> examples that are longer than `max_length`.
+    cut: split -> examples that are cut at `max_length`.
+    windowed: split -> examples that became several windows; the lengths are those of windows.
+    stride: what these share; 0: there are none.
     max_length: the bound; 0: none.
     vocabulary: the number of token ids; 0 for arrays.
     unknown: split -> share of tokens that the vocabulary lacks.
     notes: what was counted while reading: rows left out, inputs that stand in two splits.
     meetings: pair of tasks -> share of steps in which both have labels.
+    hints: what may be a mistake, in words.
     shown: training examples from all over the split: field -> text, as the model sees them.
   """
 
@@ -67,11 +71,14 @@ class Look:
   lengths: dict[str, tuple[int, ...]]
   buckets: tuple[int, ...]
   cut: dict[str, int]
+  windowed: dict[str, int]
+  stride: int
   max_length: int
   vocabulary: int
   unknown: dict[str, float]
   notes: dict[str, int]
   meetings: dict[tuple[str, str], float]
+  hints: tuple[str, ...]
   shown: list[dict[str, str]]
 
 
@@ -89,23 +96,30 @@ def look(source: sources.Source, data: pipeline.Data, max_length: int = 0, show:
   for split in data.num_examples:
     parts = [part for name, part in data.splits.items() if name.split('/')[0] == split]
     if data.vocabularies.tokenizer is not None:
-      found = np.concatenate([part.lengths for part in parts])
-      lengths[split] = tuple(int(np.quantile(found, q, method='higher')) for q in QUANTILES)
+      sizes = np.concatenate([part.lengths for part in parts])
+      lengths[split] = tuple(int(np.quantile(sizes, q, method='higher')) for q in QUANTILES)
       ids = np.concatenate([part.tokens.values for part in parts])  # type: ignore[attr-defined]
       unknown[split] = float(np.mean(ids == data.vocabularies.tokenizer.unknown_id))
+  tasks = {task: _of_task(source, data, task, examples) for task in data.specs}
+  hints = _hints.of_source(source)
+  for task, found in tasks.items():
+    hints += _hints.of_classes(task, found.classes, source)
   return Look(
     data.name,
     source.input,
     dict(data.num_examples),
-    {task: _of_task(source, data, task, examples) for task in data.specs},
+    tasks,
     lengths,
     data.bucket_lengths,
     dict(data.truncated),
+    dict(data.windowed),
+    data.stride,
     max_length,
     data.vocab_size,
     unknown,
     dict(data.notes),
     data.meetings(),
+    tuple(hints),
     _shown(source, data, examples['train'], show),
   )
 
@@ -160,6 +174,8 @@ def _shown(
   for example, task, row in (rows[place] for place in sorted(chosen)):
     owner = example[source.owner] if source.owner else ''
     part = data.splits[f'train/{task}' if task else 'train']
+    if part.windows is not None:
+      row = int(part.windows.firsts[row])
     if tokenizer is None:
       value = np.asarray(example[source.input.field])
       text = f'{value.dtype} {list(value.shape)}: {np.array2string(value.ravel()[:8], precision=3)}'
@@ -193,7 +209,7 @@ def _rows(
     else:
       tasks = ['']
     part = data.splits.get(f'train/{tasks[0]}' if tasks[0] else 'train') if tasks else None
-    if part is not None and places[tasks[0]] < len(part):
+    if part is not None and places[tasks[0]] < _data.examples_in(part):
       found.append((example, tasks[0], places[tasks[0]]))
     places.update(tasks)
   return found

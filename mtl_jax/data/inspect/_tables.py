@@ -26,6 +26,11 @@ def tables(look: _look.Look) -> Iterator[Any]:
     yield _pairs(
       'steps in which both tasks have labels' + (f' ({more} pairs more)' if more else ''), shown
     )
+  if look.hints:
+    table = _table('worth a look', '')
+    for hint in look.hints:
+      table.add_row(hint)
+    yield table
   yield _examples(look)
 
 
@@ -52,7 +57,11 @@ def _splits(look: _look.Look) -> rich.table.Table:
       name = 'tokens, the most' if quantile == 1 else f'tokens, {quantile:.0%} have at most'
       table.add_row(name, *(f'{found[place]:,}' for found in look.lengths.values()))
     bound = f'cut at max_length {look.max_length}' if look.max_length else 'cut (no max_length)'
-    table.add_row(bound, *(f'{n:,}' for n in look.cut.values()))
+    if look.stride:
+      bound = f'in windows of {look.max_length}, sharing {look.stride}'
+      table.add_row(bound, *(f'{n:,}' for n in look.windowed.values()))
+    else:
+      table.add_row(bound, *(f'{n:,}' for n in look.cut.values()))
     table.add_row('unknown tokens', *(f'{share:.2%}' for share in look.unknown.values()))
     table.caption = (
       f'{look.vocabulary:,} token ids; batches are padded to {", ".join(map(str, look.buckets))}'

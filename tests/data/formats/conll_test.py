@@ -133,6 +133,23 @@ def test_columns_that_are_given(tmp_path):
     files.read(path, delimiter=',')
 
 
+def test_universal_dependencies_with_further_columns(tmp_path):
+  """CoNLL-U Plus: what is written names all columns in its first line, and is read by these."""
+  path, plus = files.write(tmp_path, 'x.conllu', UD), tmp_path / 'plus.conllu'
+  files.rewrite(path, {'p': ['A', 'B', 'C'], 'upos': ['X', 'Y', 'Z']}, out=plus)
+  [record], [before] = files.records(plus), files.records(path)
+  new = {'p': ['A', 'B', 'C'], 'upos_predicted': ['X', 'Y', 'Z']}
+  assert {key: v for key, v in record.fields.items() if not key.startswith('comment')} == {
+    key: v for key, v in before.fields.items() if not key.startswith('comment')
+  } | new
+  again = files.rewrite(plus, {'p': ['D', 'E', 'F']}).decode().splitlines()
+  assert sum(line.startswith('# global.columns') for line in again) == 1
+  assert again[0].endswith(' MISC p upos_predicted p_predicted')
+  bad = files.write(tmp_path, 'y.conllu', '# global.columns = FORM ID\na\t1\n\n')
+  with pytest.raises(errors.DataError, match='line 1: the first is not ID'):
+    files.records(bad)
+
+
 def test_universal_dependencies(tmp_path):
   path = files.write(tmp_path, 'x.conllu', UD)
   [record] = files.records(path)
@@ -145,7 +162,9 @@ def test_universal_dependencies(tmp_path):
   assert files.counted(path) == {'multiword lines and empty nodes': 2}
   assert files.rewrite(path, {}).decode() == UD
   written = files.rewrite(path, {'p': ['A', 'B', 'C'], 'sent_id': 0.5}).decode().splitlines()
-  assert written[6:13] == [
+  names = 'ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC p'
+  assert written[0] == f'# global.columns = {names}'
+  assert written[7:14] == [
     '# no pair',
     '# sent_id_predicted = 0.5',
     '1-2\tvámonos' + '\t_' * 9,

@@ -14,6 +14,7 @@ from mtl_jax.data import formats
 from mtl_jax.data.formats import delimited
 from tests.data.formats import files
 
+NO_QUOTES = "if a quote is like other characters in this file, set its quote = ''"
 AB = [{'a': '1', 'b': '2'}]
 
 
@@ -79,14 +80,14 @@ def test_a_record_is_where_it_begins(tmp_path):
     ('1,\0\n3,4\n', [('line 2', 'a NUL byte')]),
     (
       '"1"x,2\n3,4\n',
-      [('line 2', "'x' follows a closing quote in line 2: double quotes inside")],
+      [('line 2', f"'x' follows a closing quote in line 2: double quotes inside, or, {NO_QUOTES}")],
     ),
     (
       '3,4\n5,"6\n7,8\n9,10\n',
       [
         (
           'lines 3 to 5',
-          'a quote that opens in line 3 and is not closed up to the end of the file',
+          f'a quote that opens in line 3 and is not closed up to the end of the file; {NO_QUOTES}',
         )
       ],
     ),
@@ -95,7 +96,7 @@ def test_a_record_is_where_it_begins(tmp_path):
       [
         (
           'lines 3 to 5',
-          'a quote that opens in line 4 and is not closed up to the end of the file',
+          f'a quote that opens in line 4 and is not closed up to the end of the file; {NO_QUOTES}',
         )
       ],
     ),
@@ -268,6 +269,41 @@ def test_new_columns(tmp_path):
 def test_all_fields_are_quoted_where_all_were(tmp_path):
   path = files.write(tmp_path, 'x.csv', '"text","label"\n"a","1"\n')
   assert files.rewrite(path, {'new': 'c'}).decode() == '"text","label","new"\n"a","1","c"\n'
+
+
+def test_without_quotes_a_quote_is_a_character_like_others(tmp_path):
+  """As Python's csv module reads with QUOTE_NONE; what was read is written as it was."""
+  lines = ['a\tb', '"1\t2', 'say "no\t"', '"""\t5" pipe', '"x"\t"y"']
+  content = '\n'.join(lines) + '\n'
+  path = files.write(tmp_path, 'x.tsv', content)
+  table = list(csv.reader(lines, delimiter='\t', quoting=csv.QUOTE_NONE))
+  expected = [dict(zip(table[0], row, strict=True)) for row in table[1:]]
+  reading = formats.Reading(quote='')
+  assert [item.fields for item in formats.read(path, reading)] == expected
+  out = io.StringIO()
+  with formats.writer(out, path, reading, new=['c']) as writer:
+    for record in formats.read(path, reading):
+      writer.write(record, {'c': {'a "b"': 0.5}})
+    with pytest.raises(errors.DataError, match='and the file has no quotes'):
+      writer.write(formats.Record('row 9', {'a': 'x', 'b': '1'}), {'c': 'u\tv'})
+  shown = '{"a \\"b\\"": 0.5}'
+  new = ['c', *[shown] * 4]
+  assert out.getvalue() == ''.join(f'{x}\t{y}\n' for x, y in zip(lines, new, strict=True))
+
+
+def test_many_records_are_written_as_each_alone(tmp_path):
+  path = files.write(tmp_path, 'x.csv', 'a,b\r\n1,"2,3"\r\n4,"say ""no"""\r\n,\r\n')
+  columns = {'c': ['x', 'y,z', None], 'd': [0.1, ['O'], {'p': 1e-05}]}
+  records = files.records(path)
+  whole, single = io.StringIO(), io.StringIO()
+  with formats.writer(whole, path, new=['c', 'd', 'e']) as writer:
+    writer.write_all(records, columns)
+  with formats.writer(single, path, new=['c', 'd', 'e']) as writer:
+    for index, record in enumerate(records):
+      writer.write(record, {name: values[index] for name, values in columns.items()})
+  assert whole.getvalue() == single.getvalue()
+  found = list(csv.reader(io.StringIO(whole.getvalue(), newline='')))
+  assert found[2] == ['4', 'say "no"', 'y,z', '["O"]', '']
 
 
 def test_records_from_elsewhere(tmp_path):
