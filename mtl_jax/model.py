@@ -13,7 +13,7 @@ from jax.interpreters import partial_eval
 
 from mtl_jax import sharding
 from mtl_jax.gradients import halves
-from mtl_jax.protocols import Example, LabelledTask
+from mtl_jax.protocols import Example, LabelledTask, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +151,12 @@ class MultiTaskModel:
     state = {'shared': shared_state, 'tasks': states}
     return {'shared': shared, 'tasks': tasks}, state if jax.tree.leaves(state) else None
 
+  def unpacked(self, params: Any) -> tuple[Self, Any]:
+    """The model and its parameters, where they may come with a state (`protocols.Variables`)."""
+    if isinstance(params, Variables):
+      return self.with_state(params.model_state), params.params
+    return self, params
+
   def encode(self, shared: Any, inputs: Any, key: jax.Array | None = None) -> Any:
     """Shared half; with a key, in training mode (dropout)."""
     return self.encode_updating(shared, inputs, key)[0]
@@ -216,15 +222,16 @@ class MultiTaskModel:
     """`{task: outputs}` without dropout; labels are not read.
 
     Args:
-      params: `{'shared': θ, 'tasks': {name: φ}}`.
+      params: `{'shared': θ, 'tasks': {name: φ}}`, or with their state `protocols.Variables`.
       batch: `{'inputs': x}`, which all tasks read, or `{task: {'inputs': x}}`.
       tasks: of `{'inputs': x}`, the tasks whose outputs are computed; (): all.
     """
     if 'inputs' in batch:
       batch = {'inputs': batch['inputs'], 'targets': dict.fromkeys(tasks or self.task_names)}
-    features, _ = halves.encode_examples(self, params, batch)
+    model, params = self.unpacked(params)
+    features, _ = halves.encode_examples(model, params, batch)
     return {
-      name: self.task_outputs(name, params['tasks'][name], features[name], example['inputs'])
+      name: model.task_outputs(name, params['tasks'][name], features[name], example['inputs'])
       for name, example in halves.examples(batch, self.task_names).items()
     }
 

@@ -98,6 +98,13 @@ def has_two_halves(model: Any) -> TypeGuard[TwoHalves]:
   return hasattr(model, 'encode') and (hasattr(model, 'task_loss') or stacks_tasks(model))
 
 
+class Variables(NamedTuple):
+  """Parameters, and the state that goes with them: where a model is only read, in their place."""
+
+  params: Params
+  model_state: Any
+
+
 @runtime_checkable
 class StackedTasks(Protocol):
   """A model of two halves whose tasks' own parameters and labels are stacked, leaves `[T, ...]`.

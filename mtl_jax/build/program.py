@@ -79,28 +79,29 @@ def program(run: Run, data: pipeline.Data, steps: int) -> Program:
   mesh = build_mesh(run)
   batch = data.example_batch()  # the same for every seed: only its shapes count
   with _of_model(run):
-    model, frozen = start_lib.freeze(model, run, batch)
+    model, frozen = start_lib.freeze(start_lib.with_first_state(model, batch), run, batch)
     anchored = start_lib.anchored(model, run, batch)
     parts = layers_lib.parts_of(model, batch, run['transfer']['layers'])
+  model = model.with_state(None)
   optimizer = optimizer_lib.build(run, schedule, parts, frozen, anchored)
   options = run['balance']
 
-  def init(key: jax.Array, params: Any = None) -> train_step.TrainState:
+  def init(key: jax.Array, params: Any = None, state: Any = None) -> train_step.TrainState:
     return train_step.init_train_state(
-      model, balance, optimizer, key, batch, params=params, mesh=mesh
+      model, balance, optimizer, key, batch, params=params, model_state=state, mesh=mesh
     )
 
   compiled = jax.jit(init) if mesh is None else init
-  fresh = jax.jit(model.init)
+  fresh = jax.jit(model.init_with_state)
 
   def start(seed: int) -> train_step.TrainState:
     key = jax.random.key(seed)
     if not start_lib.elsewhere(run):
       return compiled(key)
     # With the key that `init_train_state` would give the model.
-    params = fresh(jax.random.split(key)[0], batch)
+    first = fresh(jax.random.split(key)[0], batch)
     with errors.as_config_errors():
-      return compiled(key, start_lib.transplant(run, data, model, batch, params, seed))
+      return compiled(key, *start_lib.transplant(run, data, model, batch, first, seed))
 
   with _of_model(run):  # before any work; jit keeps the trace
     step = train_step.make_train_step(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from mtl_jax import errors
 from mtl_jax.build import layers as layers_lib
@@ -68,15 +69,19 @@ def elsewhere(run: Run) -> bool:
 
 
 def transplant(
-  run: Run, data: pipeline.Data, model: MultiTaskModel, batch: Any, params: Any, seed: int
-) -> Any:
-  """Initial parameters with the values of an earlier run, or of a pretrained encoder."""
+  run: Run, data: pipeline.Data, model: MultiTaskModel, batch: Any, fresh: Any, seed: int
+) -> tuple[Any, Any]:
+  """Initial parameters and state with the values of an earlier run, or of a pretrained encoder.
+
+  `fresh` is of `MultiTaskModel.init_with_state`.
+  """
+  params, state = fresh
   options = run['transfer']
   layers = layers_lib.layers_of(model, params, batch, options['layers'])
   renewed = layers_lib.highest(layers, options['reinitialize'])
   source = source_of(run)
   if source and not run['init_from']:
-    return transfer.from_encoder(params, source.params(), fresh=renewed).params
+    return transfer.from_encoder(params, source.params(), fresh=renewed).params, state
   found = transfer.find_run(run['init_from'], seed)
   earlier = vocabularies_lib.read(found)
   for task, names in earlier.labels.items():
@@ -93,7 +98,17 @@ def transplant(
     ', '.join(fresh_heads) or 'nothing',
     ', '.join(sorted({'/'.join(path.split('/')[:2]) for path in made.unused})) or 'nothing',
   )
-  return made.params
+  if state is not None:
+    state = transfer.from_params(state, transfer.read_run(found, 'model_state')).params
+  return made.params, state
+
+
+def with_first_state(model: MultiTaskModel, batch: Any) -> MultiTaskModel:
+  """The model, bound to zeros where it keeps a state, for what reads only shapes."""
+  shapes = jax.eval_shape(model.init_state, batch)
+  if shapes is None:
+    return model
+  return model.with_state(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
 
 
 def freeze(model: MultiTaskModel, run: Run, batch: Any) -> tuple[MultiTaskModel, list[str]]:

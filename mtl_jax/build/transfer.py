@@ -159,8 +159,8 @@ def find_run(directory: str | Path, seed: int) -> Path:
   return runs[0]
 
 
-def read_run(run: Path) -> dict[str, np.ndarray]:
-  """The best parameters of a run: path -> array.
+def read_run(run: Path, part: str = 'params') -> dict[str, np.ndarray]:
+  """The best parameters of a run, or its 'model_state': path -> array.
 
   Raises:
     ConfigError: it has no checkpoint, or one that cannot be read.
@@ -169,7 +169,7 @@ def read_run(run: Path) -> dict[str, np.ndarray]:
     found = checkpoint.read_best(run / 'checkpoints')
   except errors.WorkdirError as e:
     raise errors.ConfigError(f'init_from: {e}') from e
-  prefix = 'params/'
+  prefix = f'{part}/'
   return {path[len(prefix) :]: v for path, v in found.items() if path.startswith(prefix)}
 
 

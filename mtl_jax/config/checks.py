@@ -185,7 +185,9 @@ def _drop_usual(run: Plain) -> None:
     *parents, last = path.split('.')
     nodes = [run]
     for part in parents:
-      nodes = [inner for n in nodes for inner in (n.values() if part == '*' else [n[part]])]
+      nodes = [
+        m for n in nodes for m in (n.values() if part == '*' else [n[part]] if part in n else [])
+      ]
     for node in nodes:
       if last in node and node[last] == usual:
         del node[last]

@@ -110,6 +110,7 @@ LATER: dict[str, Any] = {
   'dataset.rates': (),
   'dataset.augment': augment.DEFAULTS,
   'train.accumulate': 1,
+  'encoder.resnet.norm': 'group',
   'balance.sharpness': 0.0,
   'balance.sharpness_kind': 'f_mtl',
 }

@@ -228,7 +228,7 @@ class Training:
 
   def _evaluate(self, state: Any, step: int, log: workdir_lib.Metrics) -> bool:
     """Evaluates on the validation split; returns whether the state is the best so far."""
-    values = self._evaluate_split(state.params, 'validation', step)
+    values = self._evaluate_split(state.variables, 'validation', step)
     epoch = step / self._data.steps_per_epoch
     log.write({'step': step, 'split': 'validation', 'epoch': epoch, **values})
     value = selection.value(self._metric, values)
@@ -266,7 +266,7 @@ class Training:
       'validation': self._best_validation,
     }
     if run['eval']['test']:
-      results['test'] = self._evaluate_split(best.params, 'test', int(best.step))
+      results['test'] = self._evaluate_split(best.variables, 'test', int(best.step))
     results |= {
       'parameters': sum(leaf.size for leaf in jax.tree.leaves(best.params)),
       'steps_per_second': step / timing.steps,

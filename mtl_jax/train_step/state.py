@@ -33,6 +33,13 @@ class TrainState:
   key: jax.Array
   model_state: Any = None
 
+  @property
+  def variables(self) -> Any:
+    """What evaluation reads: the parameters, and with a model state both."""
+    if self.model_state is None:
+      return self.params
+    return protocols.Variables(self.params, self.model_state)
+
 
 def init_train_state(
   model: Any,

@@ -177,12 +177,15 @@ def make_eval_step(
     jit: compile it.
 
   Returns:
-    `eval_step(params, batch, model_state=None)`: what `MultiTaskModel.evaluate` returns; for any
+    `eval_step(params, batch, model_state=None)`, where `params` may be `TrainState.variables`: what
+    `MultiTaskModel.evaluate` returns; for any
     other model `{'loss': [T]}`, a dict by name where the losses are, and with `has_aux` 'aux'.
   """
 
   def evaluate(params: Any, batch: Any, model_state: Any = None) -> dict[str, Any]:
     here = model
+    if isinstance(params, protocols.Variables):
+      params, model_state = params
     if has_aux or model_state is not None:
       here = gradients.bind(model, model_state, has_aux, training=False)
     if protocols.evaluates(here):

@@ -1,9 +1,11 @@
 """From the directory of a run to what was trained there."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from mtl_jax import checkpoint, errors
 from mtl_jax.build.encoder import source_of
@@ -12,7 +14,7 @@ from mtl_jax.data import pipeline, serving, sources
 from mtl_jax.data import vocabularies as vocabularies_lib
 from mtl_jax.model import MultiTaskModel
 from mtl_jax.plain import Plain
-from mtl_jax.protocols import encodes_by_task
+from mtl_jax.protocols import Variables, encodes_by_task
 from mtl_jax.run import directories
 from mtl_jax.trained._trained import Trained
 
@@ -82,19 +84,24 @@ def _vocabularies(run: Path) -> vocabularies_lib.Vocabularies:
 
 
 def _params(run: Path, model: MultiTaskModel) -> Any:
-  """The best parameters, as nested dicts; a checkpoint says nothing of those without leaves."""
-  tree: dict[str, Any] = {'shared': {}, 'tasks': {}}
-  for path, value in checkpoint.read_best(run / 'checkpoints').items():
-    parts = path.split('/')
-    if parts[0] != 'params':
-      continue
-    node = tree
-    for part in parts[1:-1]:
-      node = node.setdefault(part, {})
-    node[parts[-1]] = value
-  for task in model.task_names:
-    own = tree['tasks'].setdefault(task, {})
-    if encodes_by_task(model):
+  """The best parameters, with their state where the model keeps one."""
+  found = checkpoint.read_best(run / 'checkpoints')
+  params, state = _tree(found, 'params', model), _tree(found, 'model_state', model)
+  if encodes_by_task(model):
+    for own in params['tasks'].values():
       own.setdefault('encoder', {})
       own.setdefault('head', {})
+  return Variables(params, state) if jax.tree.leaves(state) else params
+
+
+def _tree(found: Mapping[str, Any], part: str, model: MultiTaskModel) -> dict[str, Any]:
+  """One part of a checkpoint as nested dicts, which says nothing of those without leaves."""
+  tree: dict[str, Any] = {'shared': {}, 'tasks': {name: {} for name in model.task_names}}
+  for path, value in found.items():
+    first, *parts = path.split('/')
+    if first == part:
+      node = tree
+      for name in parts[:-1]:
+        node = node.setdefault(name, {})
+      node[parts[-1]] = value
   return tree

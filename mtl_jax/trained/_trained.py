@@ -237,7 +237,8 @@ class Trained:
     return made
 
   def _encode(self, params: Any, inputs: Any, task: str) -> Any:
-    return halves.encode_examples(self.model, params, {task: {'inputs': inputs}})[0][task]
+    model, params = self.model.unpacked(params)
+    return halves.encode_examples(model, params, {task: {'inputs': inputs}})[0][task]
 
   def _batches(self, examples: Sequence[Any], where: str, first: int = 0) -> serving.Batches:
     """The batches of some inputs, of which `first` says the number in messages."""

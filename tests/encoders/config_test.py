@@ -151,11 +151,12 @@ def double(inputs, by=2.0):
 
 @pytest.mark.parametrize('command', [train, describe])
 @pytest.mark.parametrize('frozen', [0, 1])
-def test_an_encoder_with_a_state_is_refused_in_a_line(
+def test_a_state_that_sharing_does_not_carry_is_refused_in_a_line(
   command, frozen, config_file, capsys, tmp_path
 ):
   name = command.__name__.split('.')[-1]
   flags = ['--config.encoder.name=my_package.my_module:Counting', '--config.only=pos']
+  flags += ['--config.sharing.name=separate']
   flags += [f'--config.transfer.freeze_layers={frozen}', f'--config={config_file}']
   flags += [f'--workdir={tmp_path / "w"}'] if command is train else []
   assert command.main([name, *flags]) == 2

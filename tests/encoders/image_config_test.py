@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+import mtl_jax
+from mtl_jax import checkpoint, describe, errors, evaluate, train
 from mtl_jax import config as config_lib
-from mtl_jax import describe, errors, train
 from mtl_jax.build import model as model_lib
 from mtl_jax.build import start
 from mtl_jax.config import command_line
@@ -90,6 +91,32 @@ def test_the_whole_command(config_file, tmp_path, capsys):
   more += ['--config.tasks.left.hidden=5', '--config.train.eval_every=1']
   assert train.main([*arguments[:2], f'--workdir={tmp_path / "v"}', *more]) == 0
   assert 'fresh: tasks/left; not used: tasks/left, tasks/right' in capsys.readouterr().out
+
+
+def test_batch_norm_from_training_to_predictions(config_file, tmp_path, capsys):
+  """Running means are stored, predicted with, and taken over by a run that starts from it."""
+  flags = ['--config.encoder.name=resnet', '--config.encoder.resnet.norm=batch']
+  arguments = ['train', f'--config={config_file}', *flags]
+  whole, after = tmp_path / 'whole', tmp_path / 'after'
+  assert train.main([*arguments, f'--workdir={whole}']) == 0
+  found = checkpoint.read_best(whole / 'default/seed_0/checkpoints')
+  stats = {path: value for path, value in found.items() if path.startswith('model_state/')}
+  assert any(value.any() for path, value in stats.items() if path.endswith('/mean'))
+  model = mtl_jax.load(whole)
+  run = resolve(command_line.load(str(config_file)), **{'encoder.name': 'resnet'})
+  evaluator = evaluate.Evaluator(model.model, start.load_data(run), 16)
+  again = evaluator.evaluate(model.params[0], 'test')
+  results = json.loads((whole / 'default/seed_0/results.json').read_text())
+  assert again['metrics'] == results['test']['metrics']
+  assert again['loss'] == pytest.approx(results['test']['loss'], rel=1e-5)
+  more = [f'--config.init_from={whole}', '--config.train.steps=1', '--config.train.eval_every=1']
+  more += ['--config.optimizer.learning_rate=0.0', '--config.only=left']
+  assert train.main([*arguments, *more, f'--workdir={after}']) == 0
+  later = checkpoint.read_best(after / 'default/seed_0/checkpoints')
+  for path, value in stats.items():
+    if path.endswith('/mean'):  # one step of momentum 0.9 away, of 6 from zeros
+      assert np.linalg.norm(later[path] - value) < 0.5 * np.linalg.norm(value)
+  capsys.readouterr()
 
 
 def test_columns_of_a_resnet_are_mixed_after_every_block(config):

@@ -49,6 +49,22 @@ def test_forward(case):
   np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
 
 
+def test_a_resnet_with_batch_norm_reads_running_statistics():
+  module, x = encoders.ResNet((1, 2), 4, norm='batch'), images((6, 8, 3), np.uint8)
+  params = modules.params(module, x)
+  rng = np.random.default_rng(1)
+  stats = jax.tree.map(
+    lambda leaf: rng.random(leaf.shape).astype(np.float32) + 0.5,
+    jax.eval_shape(module.init, jax.random.key(0), x)['batch_stats'],
+  )
+  got = jax.jit(module.apply)({'params': params, 'batch_stats': stats}, x)
+  p, s = modules.exact(params), modules.exact(stats)
+  expected = [oracles.resnet(p, image / 255, (1, 2), 0, small_images=True, s=s) for image in x]
+  np.testing.assert_allclose(got, np.stack(expected), rtol=2e-4, atol=2e-5)
+  with pytest.raises(ValueError, match="norm: 'bach'; did you mean 'batch'"):
+    encoders.ResNet(norm='bach')
+
+
 MAKE = {
   'lenet': lambda dropout, dtype: encoders.LeNet((3, 4), dense=5, dropout=dropout, dtype=dtype),
   'resnet': lambda dropout, dtype: encoders.ResNet((1, 1), 4, 2, dtype=dtype),

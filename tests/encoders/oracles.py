@@ -173,21 +173,30 @@ def lenet(p, x):
   return relu(dense(p['Dense_0'], x.reshape(-1)))
 
 
-def residual(p, x, stride, groups):
-  y = relu(group_norm(p['GroupNorm_0'], conv(p['Conv_0'], x, stride, 1), groups))
-  y = group_norm(p['GroupNorm_1'], conv(p['Conv_1'], y, 1, 1), groups)
+def _norm(p, s, i, x, groups):
+  """The i-th normalization of groups, or with statistics `s` of a batch that was seen before."""
+  if s is None:
+    return group_norm(p[f'GroupNorm_{i}'], x, groups)
+  scale = p[f'BatchNorm_{i}']['scale'] / np.sqrt(s[f'BatchNorm_{i}']['var'] + 1e-5)
+  return (x - s[f'BatchNorm_{i}']['mean']) * scale + p[f'BatchNorm_{i}']['bias']
+
+
+def residual(p, x, stride, groups, s=None):
+  y = relu(_norm(p, s, 0, conv(p['Conv_0'], x, stride, 1), groups))
+  y = _norm(p, s, 1, conv(p['Conv_1'], y, 1, 1), groups)
   if 'Conv_2' in p:
-    x = group_norm(p['GroupNorm_2'], conv(p['Conv_2'], x, stride), groups)
+    x = _norm(p, s, 2, conv(p['Conv_2'], x, stride), groups)
   return relu(x + y)
 
 
-def resnet(p, x, blocks, groups, small_images):
+def resnet(p, x, blocks, groups, small_images, s=None):
   x = conv(p['Conv_0'], x, 1, 1) if small_images else conv(p['Conv_0'], x, 2, 3)
-  x = relu(group_norm(p['GroupNorm_0'], x, groups))
+  x = relu(_norm(p, s, 0, x, groups))
   x = x if small_images else max_pool(x, 3, 2, 1)
   strides = [2 if stage and not i else 1 for stage, n in enumerate(blocks) for i in range(n)]
   for i, stride in enumerate(strides):
-    x = residual(p[f'_Residual_{i}'], x, stride, groups)
+    inside = None if s is None else s[f'_Residual_{i}']
+    x = residual(p[f'_Residual_{i}'], x, stride, groups, inside)
   return x.mean(axis=(0, 1))
 
 
