@@ -316,6 +316,12 @@ def test_predictions_of_long_texts(kind, tmp_path):
   assert metrics['label']['accuracy'] == pytest.approx(np.mean(right))
   errors_of = [abs(w['size'] - e['size']) for w, e in zip(expected, examples, strict=True)]
   assert metrics['size']['mae'] == pytest.approx(np.mean(errors_of), abs=1e-4)
+  # The same where each task has batches of its own.
+  apart = start.load_data({**run, 'dataset': {**run['dataset'], 'own_batches': True}})
+  assert apart.own_inputs
+  of_apart = evaluate.Evaluator(built, apart).evaluate(params, 'test')['metrics']
+  for task, values in metrics.items():
+    assert of_apart[task] == pytest.approx(values, abs=1e-5), task
   judged = evaluation.judge(model, examples)
   for task in model.tasks:
     for name, value in metrics[task].items():
