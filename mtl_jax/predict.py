@@ -65,7 +65,7 @@ def predict_file(
     ConfigError: no such task or file; `out` is the file that is read.
     DataError: a row is malformed, or the file cannot be read.
   """
-  if not hasattr(out, 'write') and Path(out).exists() and Path(out).samefile(path):
+  if not hasattr(out, 'write') and Path(out).resolve() == Path(path).resolve():
     raise errors.ConfigError(f'--output={out}: that is the input; give the output another name')
   columns = Columns(model, file)
   how = columns.reading(path)

@@ -37,7 +37,8 @@ class Evaluator:
     model: the model.
     data: the data set.
     batch_size: rows of a batch; 0: as in training.
-    step: compiled `(params, batch) -> results`; None: made of the model.
+    step: compiled `(params, batch) -> results`; None: made of the model. With windows of long texts
+      it has to give their outputs, as a model with `windows` does.
     put: brings a batch of NumPy arrays to where the step expects it.
 
   Example:
@@ -53,7 +54,8 @@ class Evaluator:
 
   def __post_init__(self) -> None:
     if self.step is None:
-      object.__setattr__(self, 'step', train_step.make_eval_step(self.model))
+      model = dataclasses.replace(self.model, windows=True) if self.data.stride else self.model
+      object.__setattr__(self, 'step', train_step.make_eval_step(model))
 
   def evaluate(self, params: Any, split: str) -> dict[str, Any]:
     """Metrics of a split.
@@ -124,13 +126,8 @@ class Evaluator:
       if found := windows[next(iter(predicted))]:
         owners, _ = found.texts_of(item.indices)
         raw = result['raw']
-        several = found.hold(
-          item.indices,
-          {
-            name: {'raw': raw[name]} if name in raw else {'tags': predicted[name]}
-            for name in predicted
-          },
-        )
+        held = {n: {'raw': raw[n]} if n in raw else {'tags': predicted[n]} for n in predicted}
+        several = found.hold(item.indices, held)
       for row in np.flatnonzero(~several):
         yield Prediction(int(owners[row]), {name: read[row] for name, read in predicted.items()})
     for found in dict.fromkeys(windows.values()):

@@ -103,7 +103,8 @@ def together(
     owners, _ = held.texts_of(item.batch.rows)
     starts = item.batch.starts and [item.batch.starts[place] for place in left]
     batch = serving.Batch(item.batch.inputs, owners[left], starts)
-    yield Done(item.chunk, batch, jax.tree.map(lambda leaf, left=left: leaf[left], item.results))
+    if len(left):
+      yield Done(item.chunk, batch, jax.tree.map(lambda leaf, left=left: leaf[left], item.results))
 
 
 def _batch(texts: Sequence[int]) -> serving.Batch:

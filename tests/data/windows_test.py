@@ -2,7 +2,6 @@
 and how what is predicted of them is put together.
 """
 
-import dataclasses
 import json
 
 import jax
@@ -296,10 +295,17 @@ def test_predictions_of_long_texts(kind, tmp_path):
     if 'tag' in want:
       assert row['tag']['label'] == [names['tag'][i] for i in want['tag'].argmax(-1)]
       assert row['tag']['probabilities'] == pytest.approx(want['tag'].max(-1).tolist(), abs=2e-5)
+  longest = max(range(len(raw)), key=lambda i: len(raw[i]['text']))
+  (alone,) = model.predict([raw[longest]])  # a batch of nothing but windows of one text
+  for task, value in found[longest].items():
+    if task == 'size':
+      assert alone[task]['label'] == pytest.approx(value['label'], abs=1e-5)
+    else:
+      assert alone[task]['label'] == value['label']
   outputs = model.outputs(raw, ['size'])['size']
   assert np.asarray(outputs).ravel() == pytest.approx([w['size'] for w in expected], abs=2e-5)
   # The evaluator of a run, and the command's judgement.
-  built = dataclasses.replace(build_model(run, data), windows=True)
+  built = build_model(run, data)
   evaluator = evaluate.Evaluator(built, data)
   params = jax.device_get(model.params[0])
   predicted = {p.example: p.tasks for p in evaluator.predict(params, 'test')}
@@ -316,6 +322,12 @@ def test_predictions_of_long_texts(kind, tmp_path):
   assert metrics['label']['accuracy'] == pytest.approx(np.mean(right))
   errors_of = [abs(w['size'] - e['size']) for w, e in zip(expected, examples, strict=True)]
   assert metrics['size']['mae'] == pytest.approx(np.mean(errors_of), abs=1e-4)
+  # The same where each task has batches of its own.
+  apart = start.load_data({**run, 'dataset': {**run['dataset'], 'own_batches': True}})
+  assert apart.own_inputs
+  of_apart = evaluate.Evaluator(built, apart).evaluate(params, 'test')['metrics']
+  for task, values in metrics.items():
+    assert of_apart[task] == pytest.approx(values, abs=1e-5), task
   judged = evaluation.judge(model, examples)
   for task in model.tasks:
     for name, value in metrics[task].items():
