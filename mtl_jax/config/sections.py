@@ -108,6 +108,7 @@ LATER: dict[str, Any] = {
   'tasks.*.standardize': False,
   'dataset.normalize': (),
   'dataset.rates': (),
+  'dataset.stride': 0,
   'dataset.augment': augment.DEFAULTS,
   'train.accumulate': 1,
   'encoder.resnet.norm': 'group',

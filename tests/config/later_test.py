@@ -18,7 +18,7 @@ def paths(run):
 def test_a_run_that_has_no_use_for_them_is_as_before():
   (run,) = config_lib.resolve(_config())
   assert not {'weight_column', 'class_weights', 'batch_size'} & set(run['tasks']['pos'])
-  assert not {'train.accumulate', 'dataset.rates'} & paths(run)
+  assert not {'train.accumulate', 'dataset.rates', 'dataset.stride'} & paths(run)
   (run,) = config_lib.resolve(_config(**{'train.accumulate': 2}))
   assert 'train.accumulate' in paths(run)
   again = config_lib.plain(config_lib.default())
