@@ -7,6 +7,7 @@ dict of losses. 'aux' returns the hidden states and outputs, 'state' a running m
 """
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -44,7 +45,7 @@ def stepper(method, has_aux, has_state):
   sizes = [256, 512, 512, 512, 512, 3]
   params = [
     jnp.asarray(rng.normal(size=(a, b)) / np.sqrt(a), jnp.float32)
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+    for a, b in itertools.pairwise(sizes)
   ]
   x, y = (jnp.asarray(rng.normal(size=(256, n)), jnp.float32) for n in (256, 3))
 
