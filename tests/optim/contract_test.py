@@ -1,4 +1,7 @@
-"""What every balancing method promises; a new method joins `CASES` and inherits all checks."""
+"""What every balancing method promises; a new method joins `CASES` and inherits all checks.
+
+Those of `jit`, `vmap` and `scan` against single and eager updates are in `transforms_test`.
+"""
 
 import doctest
 import functools
@@ -115,10 +118,6 @@ def close(actual, expected, rtol=2e-5, atol=1e-6):
   jax.tree.map(check, actual, expected)
 
 
-def stack(trees):
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
 def all_finite(tree):
   return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(tree))
 
@@ -156,31 +155,6 @@ def test_shapes_state_and_optax_type(name):
     a.dtype == b.dtype and a.shape == b.shape
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True)
   )
-
-
-@pytest.mark.parametrize('name', CASES)
-def test_jit_vmap_and_scan_agree_with_eager(name):
-  """Two sequences at once: the first one's steps as eager ones, the other's as compiled ones."""
-  tx = optim.get(name, **CASES[name])
-  sequences = [[stacked(seed) for seed in seeds] for seeds in ((0, 1, 2), (3, 4, 5))]
-  expected = []
-  for grads_of_steps, compiled in zip(sequences, (False, True), strict=True):
-    state, directions = tx.init(PARAMS), []
-    for grads in grads_of_steps:
-      if compiled:
-        direction, state = update_of(name)(grads, state, LOSSES, jnp.ones(T, bool))
-      else:
-        direction, state = tx.update(grads, state, PARAMS, **given(grads))
-      directions.append(direction)
-    expected.append(stack(directions))
-
-  def step(state, grads):
-    updates, state = tx.update(grads, state, PARAMS, **given(grads))
-    return state, updates
-
-  scan = jax.jit(jax.vmap(lambda state, grads: jax.lax.scan(step, state, grads)[1]))
-  starts = stack([tx.init(PARAMS) for _ in sequences])
-  close(scan(starts, stack([stack(sequence) for sequence in sequences])), stack(expected))
 
 
 @pytest.mark.parametrize('name', CASES)

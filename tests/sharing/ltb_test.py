@@ -214,8 +214,10 @@ def test_a_tree_of_another_depth_is_named():
     model.init(jax.random.key(0), models.shared_batch('mlp'))
 
 
-@pytest.mark.parametrize('own', [False, True])
-def test_the_temperature_falls_over_the_steps(own):
+@pytest.mark.parametrize(
+  ('own', 'temperatures'), [(False, {0: 4.0, 2: 1.0, 9: 0.25}), (True, {2: 1.0})]
+)
+def test_the_temperature_falls_over_the_steps(own, temperatures):
   """A step equals that of a model with the temperature that then holds."""
   options = {'temperature': 4.0, 'straight_through': False}
   encoder, tasks = encoders.MLP((5, 5)), models.tasks(False)
@@ -227,13 +229,14 @@ def test_the_temperature_falls_over_the_steps(own):
   balance, optimizer = optim.upgrad(), optax.sgd(0.1)
   start = mtl_jax.init_train_state(falling, balance, optimizer, jax.random.key(0), batch)
   step = mtl_jax.make_train_step(falling, balance, optimizer, jit=False)
-  for steps, temperature in ((0, 4.0), (2, 1.0), (9, 0.25)):
+  compiled = jax.jit(step)
+  for steps, temperature in temperatures.items():
     constant = sharing.ltb(encoder, tasks, **options | {'temperature': temperature})
     state = start.replace(step=jnp.int32(steps))
     expected = mtl_jax.make_train_step(constant, balance, optimizer)(
       jax.tree.map(jnp.copy, state), batch
     )
-    actual = jax.jit(step)(state, batch)
+    actual = compiled(state, batch)
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5),
       actual[0].params,
