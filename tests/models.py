@@ -1,5 +1,7 @@
 """Small models and batches that the core's tests share: four kinds of task, two regimes."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -73,6 +75,19 @@ def own_batch(lengths=(S, S, S, S)):
 def init(model, batch):
   """Fresh parameters; compiled, since thousands of eager operations take longer."""
   return jax.jit(model.init)(jax.random.key(0), batch)
+
+
+def drawn(model, batch, seed=0):
+  """Normal numbers in place of `init`, which takes longer to compile."""
+  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes)
+
+
+@functools.cache
+def first_params(encoder):
+  """Parameters of `model(encoder)` as they are initialized, compiled once; no step takes them."""
+  return jax.tree.map(np.asarray, init(model(encoder), shared_batch(encoder)))
 
 
 def losses(model, params, batch, key=None):

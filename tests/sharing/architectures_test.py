@@ -20,7 +20,7 @@ def forward(name, sizes=SIZES, **options):
   """Features of the MLP by task, our parameters as float64, and the inputs."""
   model = sharing.get(name)(encoders.MLP(sizes), models.tasks(text=False), **options)
   batch = models.shared_batch('mlp')
-  params = contract_test.drawn(model, batch)
+  params = models.drawn(model, batch)
   outputs = jax.jit(model.outputs)(params, batch)
   exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
   return outputs['score'], exact, batch['inputs'].astype(np.float64)
@@ -209,7 +209,7 @@ def test_penalties(penalty):
     model.shared.encoder, model.tasks, penalty=penalty, strength=2.0, strengths=rules
   )
   batch = models.shared_batch('mlp')
-  params = contract_test.drawn(model, batch)
+  params = models.drawn(model, batch)
   rows = {
     '/'.join((layer, name)): np.asarray(leaf, np.float64).reshape(3, -1)
     for layer, leaves in params['shared']['columns'].items()

@@ -62,13 +62,6 @@ def mlp_batch(regime):
   }
 
 
-def drawn(model, batch, seed=0):
-  """Normal numbers in place of `model.init`, which takes longer to compile."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes)
-
-
 def in_first_step(model):
   return model.at(0) if protocols.changes(model) else model
 
@@ -118,7 +111,7 @@ def updated(model, params, batch, balance, mesh=None, **options):
 def test_task_gradients_are_those_of_each_loss(name, regime):
   """The Jacobian of the plain losses; on another task's parameters it is zero."""
   model, batch = transformer(name), text_batch(regime)
-  params = drawn(model, batch)
+  params = models.drawn(model, batch)
   assert set(params) == {'shared', 'tasks'}
   measured(model, params, batch)
 
@@ -127,7 +120,7 @@ def test_task_gradients_are_those_of_each_loss(name, regime):
 def test_own_inputs_here_and_on_eight_devices(name):
   """Gradients as those of each loss, and one step of the plain sum on a mesh along these."""
   model, batch = mlp(name), mlp_batch('own')
-  params = drawn(model, batch)
+  params = models.drawn(model, batch)
   rows = measured(model, params, batch)
   slope = jax.jit(functools.partial(penalty_slope, model))(params)
   expected = jax.tree.map(lambda p, row, s: p - RATE * (row.sum(0) + s), params, rows, slope)
@@ -139,7 +132,7 @@ def test_own_inputs_here_and_on_eight_devices(name):
 def test_every_way_of_the_step_is_the_same(name):
   """Stacked, and matrix-free on eight devices; own parameters are never balanced."""
   model, batch, balance = mlp(name), models.shared_batch('mlp'), optim.aligned_mtl()
-  params = drawn(model, batch)
+  params = models.drawn(model, batch)
   update = functools.partial(updated, model, params, batch)
   expected = update(balance, jacobian='stacked')
   mesh = sharding.make_mesh(4, 2)
@@ -193,7 +186,7 @@ def test_losses_fall_in_ten_steps_for_two_seeds_at_once(name):
 @pytest.mark.parametrize('name', sharing.SHARING)
 def test_outputs_need_no_labels_and_evaluation_adds_up(name):
   model, batch = mlp(name), models.shared_batch('mlp')
-  params = drawn(model, batch)
+  params = models.drawn(model, batch)
 
   @jax.jit
   def find(params, batch):

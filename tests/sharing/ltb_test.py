@@ -17,7 +17,6 @@ from mtl_jax.sharing import experts
 from mtl_jax.sharing.ltb import Choice, Leaf, Tree, branches, parse_tree
 from tests import models
 from tests.encoders import oracles
-from tests.sharing import contract_test
 
 SIZES, C = (7, 5, 5), 3
 
@@ -46,9 +45,7 @@ def model_of(choice):
 def drawn():
   """Parameters away from their start, as float32 and float64, and a batch."""
   batch = models.shared_batch('mlp')
-  params = contract_test.drawn(
-    sharing.ltb(encoders.MLP(SIZES), models.tasks(False), children=C), batch
-  )
+  params = models.drawn(sharing.ltb(encoders.MLP(SIZES), models.tasks(False), children=C), batch)
   return params, jax.tree.map(lambda x: np.asarray(x, np.float64), params), batch
 
 
@@ -171,7 +168,7 @@ def test_a_found_tree_is_trained_as_it_is():
   assert parse_tree(tree, names) == {'intent': (0, 0, 0), 'topics': (0, 0, 1), 'score': (0, 1, 2)}
   model = sharing.ltb(encoders.MLP(SIZES), models.tasks(False), children=9, tree=tree)
   batch = models.shared_batch('mlp')
-  params = contract_test.drawn(model, batch)
+  params = models.drawn(model, batch)
   assert set(params['shared']) == {'columns'}
   x = batch['inputs'].astype(np.float64)
   for layer, copy in enumerate((0, 1, 2)):

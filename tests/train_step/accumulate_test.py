@@ -63,8 +63,9 @@ WAYS = {
 
 def train(balance, batch, accumulate, model=None, steps=2, mesh=None, start=None, **options):
   model = model or models.model('mlp')
+  params = models.drawn(model, start or batch)
   state = mtl_jax.init_train_state(
-    model, balance, optax.sgd(0.1), jax.random.key(1), start or batch, mesh=mesh
+    model, balance, optax.sgd(0.1), jax.random.key(1), start or batch, params=params, mesh=mesh
   )
   step = mtl_jax.make_train_step(
     model, balance, optax.sgd(0.1), accumulate=accumulate, mesh=mesh, **options

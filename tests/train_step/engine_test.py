@@ -33,7 +33,10 @@ REGIMES = {
 
 def train(balance, batch, model=None, steps=1, rate=0.1, **options):
   model = model or models.model('mlp')
-  state = mtl_jax.init_train_state(model, balance, optax.sgd(rate), jax.random.key(1), batch)
+  params = models.drawn(model, batch)
+  state = mtl_jax.init_train_state(
+    model, balance, optax.sgd(rate), jax.random.key(1), batch, params=params
+  )
   step = mtl_jax.make_train_step(model, balance, optax.sgd(rate), **options)
   for _ in range(steps):
     state, metrics = step(state, batch)
@@ -427,8 +430,9 @@ def test_every_way_is_the_same_on_a_mesh(name, options):
   expected, known = train(optim.get(name), batch, model, **options)
   mesh = sharding.make_mesh(2, 4)
   balance = optim.get(name)
+  params = models.drawn(model, batch)
   state = mtl_jax.init_train_state(
-    model, balance, optax.sgd(0.1), jax.random.key(1), batch, mesh=mesh
+    model, balance, optax.sgd(0.1), jax.random.key(1), batch, params=params, mesh=mesh
   )
   step = mtl_jax.make_train_step(model, balance, optax.sgd(0.1), mesh=mesh, **options)
   state, metrics = step(state, sharding.shard_batch(batch, mesh))
