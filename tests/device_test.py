@@ -1,4 +1,4 @@
-"""The check of a GPU as a script: which parts it runs, and how it ends. Python itself is made up."""
+"""The check of a GPU as a script: which parts it runs, and how it ends. Its Python is made up."""
 
 import os
 import pathlib
