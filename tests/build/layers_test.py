@@ -57,8 +57,8 @@ LAST = {
   'resnet': '_Residual_2',
 }
 ADAPTED = ('adapters', 'lora', 'pals', 'hyper_adapters')
-# To an architecture the same as 'bilstm' and 'transformer'.
-LIKE_ANOTHER = ('lstm', 'projected')
+# To an architecture the same as 'bilstm', 'transformer' and 'cnn'.
+LIKE_ANOTHER = ('lstm', 'projected', 'bert', 'lenet')
 # No linear layer to update; images where a PAL reads tokens.
 IMPOSSIBLE = {('lora', name) for name in ('cnn', 'lstm', 'bilstm', 'resnet')} | {('pals', 'resnet')}
 MIXING = {
@@ -116,7 +116,9 @@ def alone(name):
 @pytest.mark.parametrize('architecture', sharing.SHARING)
 def test_layers_and_decay(architecture):
   for name, (_, inputs, count) in ENCODERS.items():
-    if (architecture, name) in IMPOSSIBLE or (name in LIKE_ANOTHER and architecture != 'hard'):
+    if (architecture, name) in IMPOSSIBLE:
+      continue
+    if name in LIKE_ANOTHER and architecture not in ('hard', 'separate', 'adapters'):
       continue
     model, batch = share(architecture, name)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)
