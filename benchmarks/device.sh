@@ -5,11 +5,11 @@
 #   bash benchmarks/device.sh --small   sizes that any machine can do, to see that it works
 #
 # Needs a Python with JAX, Flax, optax, orbax, safetensors, scikit-learn, SciPy and, to compare,
-# PyTorch; no network, no installation of the project. PYTHON names it (default: python3). Prints
-# tables; where OUT names a folder they are also in OUT/device.txt, and their rows in
-# OUT/device.jsonl. Each part has seconds of its own: what one does not finish, the others do not
-# miss, and tables keep the rows that they have. Exits with 1 if a bound of exactness was missed or
-# a part failed.
+# PyTorch, without which that part is left out; no network, no installation of the project. PYTHON
+# names it (default: python3). Prints tables; where OUT names a folder they are also in
+# OUT/device.txt, and their rows in OUT/device.jsonl. Each part has seconds of its own: what one
+# does not finish, the others do not miss, and tables keep the rows that they have. Exits with 1 if
+# a bound of exactness was missed or a part failed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -50,7 +50,11 @@ nvidia-smi --query-gpu=name,driver_version,clocks.sm,memory.total --format=csv 2
 steps=(benchmarks.steps --operations --methods pcgrad "${step[@]}")
 part 'exactness' 75 benchmarks.exactness
 part 'balancing alone' 60 benchmarks.aggregation --tasks "${tasks[@]}" --methods pcgrad mgda upgrad
-part 'balancing alone, PyTorch' 30 benchmarks.aggregation_torch --tasks "${tasks[@]}"
+if "$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; then
+  part 'balancing alone, PyTorch' 30 benchmarks.aggregation_torch --tasks "${tasks[@]}"
+else
+  printf '\n## balancing alone, PyTorch\n\n(left out: %s has no PyTorch)\n' "$python"
+fi
 part 'steps, shared inputs' 120 "${steps[@]}" --only shared --tasks "${tasks[@]}"
 part 'steps, own inputs and representation' 70 "${steps[@]}" --only own representation --tasks 8
 part 'seeds' 45 benchmarks.seeds "${seeds[@]}"

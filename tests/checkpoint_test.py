@@ -68,7 +68,7 @@ def test_restores_the_state_of_every_balancing_method(tmp_path):
     method = optim.get(name)
     state = method.init_tasks(params, 4)
     if method.needs != 'functions':
-      _, state = method.update(grads, state, params, **known)
+      _, state = jax.jit(method.update)(grads, state, params, **known)
     states[name] = state
   for name, wrapped in {
     'every_k': optim.every_k(optim.mgda(), 2),

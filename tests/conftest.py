@@ -1,5 +1,6 @@
 """Every test runs on eight host devices with strict dtype and rank promotion."""
 
+import gc
 import importlib.metadata
 import os
 
@@ -22,6 +23,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
 import jax
 import pytest
 
+gc.set_threshold(200_000, 20, 100)  # tracing makes many objects that live, and few circles
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

@@ -36,7 +36,7 @@ def test_sizes_of_every_architecture(name):
   model = sharing.get(name)(encoders.MLP((16, 16)), models.tasks(False), **options.get(name, {}))
   batch = models.shared_batch('mlp')
   size = describe.measure(model, batch)
-  params = models.init(model, batch)
+  params = jax.eval_shape(model.init, jax.random.key(0), batch)
   assert size.shared == sum(np.size(leaf) for leaf in jax.tree.leaves(params['shared']))
   assert size.parameters == sum(np.size(leaf) for leaf in jax.tree.leaves(params))
   column, trunk = 6 * 16 + 16 + 16 * 16 + 16, 2 * (6 * 16 + 16 * 16)

@@ -13,8 +13,8 @@ from mtl_jax.data import samples
 from mtl_jax.evaluate import __main__ as command
 
 ENCODER = {
-  'name': 'bilstm',
-  'bilstm': {'features': 8, 'layers': 1},
+  'name': 'lstm',
+  'lstm': {'features': 8, 'layers': 1},
   'embedding': {'features': 8},
 }
 

@@ -1,10 +1,13 @@
 """Small models and batches that the core's tests share: four kinds of task, two regimes."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import mtl_jax
 from mtl_jax import Task, encoders, heads, sharing
 
 B, S, P = 16, 8, 4
@@ -74,22 +77,54 @@ def init(model, batch):
   return jax.jit(model.init)(jax.random.key(0), batch)
 
 
+def drawn(model, batch, seed=0):
+  """Normal numbers in place of `init`, which takes longer to compile."""
+  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes)
+
+
+@functools.cache
+def first_params(encoder):
+  """Parameters of `model(encoder)` as they are initialized, compiled once; no step takes them."""
+  return jax.tree.map(np.asarray, init(model(encoder), shared_batch(encoder)))
+
+
 def losses(model, params, batch, key=None):
   """The plain losses `[T]`, compiled."""
   return jax.jit(model.losses)(params, batch, key)
 
 
+def jacobian(model, params, batch, key=None):
+  """The plain losses `[T]` and each one's gradient, leaves `[T, ...]`: a backward pass for each."""
+  losses, pull = jax.vjp(lambda p: model.losses(p, batch, key), params)
+  return losses, jax.lax.map(lambda one: pull(one)[0], jnp.eye(len(losses)))
+
+
+def halves(model, rows):
+  """The Jacobian of all parameters as the task gradients: of a task's own parameters its row."""
+  own = {
+    name: jax.tree.map(lambda leaf, i=i: leaf[i], rows['tasks'][name])
+    for i, name in enumerate(model.task_names)
+  }
+  return {'shared': rows['shared'], 'tasks': own}
+
+
 def loss_by_loss(model, params, batch, key=None):
-  """Each task's gradient by its own jax.grad of the plain loss: the independent way."""
-  count = len(model.task_names)
-  grads = jax.jit(
-    lambda params: [
-      jax.grad(lambda p, i=i: model.losses(p, batch, key)[i])(params) for i in range(count)
-    ]
-  )(params)
-  shared = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[g['shared'] for g in grads])
-  own = {name: grads[i]['tasks'][name] for i, name in enumerate(model.task_names)}
-  return {'shared': shared, 'tasks': own}
+  """The plain losses and each one's gradient, compiled: the way that is independent of ours."""
+  losses, rows = jax.jit(lambda p, b: jacobian(model, p, b, key))(params, batch)
+  return losses, halves(model, rows)
+
+
+def both_ways(model, params, batch, key=None, **options):
+  """Losses and gradients by `task_gradients` and loss by loss, in one program."""
+
+  def find(params, batch):
+    ours = mtl_jax.task_gradients(model, params, batch, key, **options)
+    return ours, jacobian(model, params, batch, key)
+
+  ours, (losses, rows) = jax.jit(find)(params, batch)
+  return ours, (losses, halves(model, rows))
 
 
 def assert_trees_close(actual, expected, tolerance=2e-5):

@@ -573,6 +573,8 @@ def test_a_learned_tree_is_printed_as_the_option_that_trains_it(config, tmp_path
   changed = config.copy_and_resolve_references()
   changed.balance.name = 'sum_tasks'
   changed.sharing.name = 'ltb'
+  changed.encoder.name = 'cnn'
+  changed.encoder.cnn.update(features=4, widths=(2,))
   changed.train.steps = 1
   train_lib.run(changed, tmp_path / 'search')
   capsys.readouterr()

@@ -20,6 +20,7 @@ from tests import train_test
 from tests.encoders import bert_test
 
 config_file, config = train_test.config_file, train_test.config  # the tiny lexicon
+compiled = train_test.compiled
 INPUTS = {'tokens': jnp.ones((2, 3), jnp.int32), 'mask': jnp.ones((2, 3), bool)}
 BATCH = {'inputs': INPUTS, 'targets': {'a': jnp.zeros(2, jnp.int32), 'b': jnp.zeros(2, jnp.int32)}}
 
@@ -236,6 +237,7 @@ def _with(config, **changes):
   changed.balance.name = 'sum_tasks'
   changed.train.steps = 2
   changed.train.log_every = 1
+  changed.eval.test = False
   changed.update_from_flattened_dict(changes)
   return changed
 

@@ -57,8 +57,9 @@ def test_accumulated_batches_train_as_the_large_one(config, tmp_path):  # noqa: 
   """The same numbers but for rounding, and to the bit when stopped and gone on with."""
   config = config.copy_and_resolve_references()
   config.train.update(steps=4, eval_every=4, log_every=1)
+  config.encoder.name = 'cnn'
   config.encoder.embedding.dropout = 0.0
-  config.encoder.transformer.dropout = 0.0
+  config.encoder.cnn.update(features=8, dropout=0.0)
   train.run(config, tmp_path / 'large')
   config.train.update(batch_size=4, accumulate=4)
   train.run(config, tmp_path / 'parts')

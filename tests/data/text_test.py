@@ -83,13 +83,13 @@ def test_characters_of_words_begin_with_the_blank():
   ]
 
 
-@pytest.mark.parametrize('kind', text.KINDS)
-def test_the_same_in_every_process(kind):
+def test_the_same_in_every_process():
   # Hash seeds and thread counts differ from process to process.
   code = (
-    'import sys\nfrom mtl_jax.data import text\n'
+    'from mtl_jax.data import text\n'
     'words = [f"{a}{b}{c}" for a in "abcdef" for b in "ghijk" for c in "lmnop"]\n'
-    f'sys.stdout.write(text.train({kind!r}, words, vocab_size=80).backend.to_str())\n'
+    'for kind in text.KINDS:\n'
+    '  print(text.train(kind, words, vocab_size=80).backend.to_str())\n'
   )
   outputs = {
     subprocess.run(
@@ -100,7 +100,8 @@ def test_the_same_in_every_process(kind):
     ).stdout
     for seed, threads in (('1', '1'), ('2', '4'), ('3', '2'))
   }
-  assert len(outputs) == 1
+  (output,) = outputs
+  assert len(output.splitlines()) >= len(text.KINDS)
 
 
 def test_pretrained_ids(tmp_path):

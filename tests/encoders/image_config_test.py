@@ -70,7 +70,8 @@ def resolve(config, **changes):
   ],
 )
 def test_two_steps(name, sharing, config):
-  run = resolve(config, **{'encoder.name': name, 'sharing.name': sharing})
+  changes = {'encoder.name': name, 'sharing.name': sharing, 'balance.name': 'sum_tasks'}
+  run = resolve(config, **changes)
   before, after = modules.two_steps(run, start.load_data(run))
   changed = jax.tree.map(lambda a, b: np.any(a != b), before, after)
   assert all(jax.tree.leaves(changed['tasks']))

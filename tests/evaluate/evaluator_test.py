@@ -7,6 +7,7 @@ import pytest
 from mtl_jax import Task, encoders, errors, evaluate, heads, kinds, sharing
 from mtl_jax.data import pipeline, specs, text
 from mtl_jax.evaluate import selection
+from tests import models
 from tests.data import pipeline_test
 
 
@@ -23,14 +24,14 @@ def made(tokenizer=None, **options):
   ]
   embedding = encoders.Embedding(data.vocab_size, 8)
   model = sharing.hard(encoders.BiLSTM(embedding, 8), tasks)
-  return data, model, model.init(jax.random.key(0), data.example_batch())
+  return data, model, models.init(model, data.example_batch())
 
 
 def one_by_one(data, model, params, split):
   """example -> task -> class numbers or number, from batches of one."""
-  found = {}
+  found, outputs_of = {}, jax.jit(model.outputs)
   for item in data.evaluation(split, 1):
-    outputs = model.outputs(params, {'inputs': item.batch['inputs']})
+    outputs = outputs_of(params, {'inputs': item.batch['inputs']})
     found[int(item.indices[0])] = {
       name: np.asarray(model.task(name).predictions(out))[0] for name, out in outputs.items()
     }
@@ -111,7 +112,7 @@ def test_tasks_with_inputs_of_their_own():
     Task('score', heads.Regression(), 'regression'),
   ]
   model = sharing.hard(encoders.LSTM(encoders.Embedding(data.vocab_size, 8), 8), tasks)
-  params = model.init(jax.random.key(0), data.example_batch())
+  params = models.init(model, data.example_batch())
   found = list(evaluate.Evaluator(model, data).predict(params, 'test'))
   assert sum('intent' in p.tasks for p in found) == len(data.splits['test/intent'])
   assert sum('score' in p.tasks for p in found) == len(data.splits['test/score'])

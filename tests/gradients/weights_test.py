@@ -34,35 +34,40 @@ def batches(regime):
   return {name: example | {'weight': WEIGHTS[name]} for name, example in own.items()}, repeated
 
 
-@pytest.mark.parametrize('regime', ['shared', 'own'])
-def test_gradients_and_evaluation(regime):
+def test_gradients_and_evaluation():
   model = models.model('mlp')
-  weighted, repeated = batches(regime)
-  params = models.init(model, weighted)
+  repeated = batches('own')[1]
+  params = models.init(model, repeated)
   find = jax.jit(lambda p, batch: gradients.losses_and_gradients(model, p, batch))
-  expected, actual = find(params, repeated), find(params, weighted)
-  models.assert_trees_close(actual, expected)
-  models.assert_trees_close(
-    actual[2], models.loss_by_loss(model, params, weighted), 1e-5
-  )  # by jax.grad of each loss
   step = mtl_jax.make_eval_step(model)
-  expected, actual = step(params, repeated), step(params, weighted)
-  for key in ('loss_sum', 'loss_count'):
-    np.testing.assert_allclose(actual[key], expected[key], rtol=1e-5)
-  assert actual['outputs']['intent'].shape == (models.B,)
+  expected, evaluated = find(params, repeated), step(params, repeated)
+  for regime in ('shared', 'own'):
+    weighted = batches(regime)[0]
+    actual = find(params, weighted)
+    models.assert_trees_close(actual, expected)
+    models.assert_trees_close(actual[2], models.loss_by_loss(model, params, weighted)[1], 1e-5)
+    result = step(params, weighted)
+    for key in ('loss_sum', 'loss_count'):
+      np.testing.assert_allclose(result[key], evaluated[key], rtol=1e-5)
+    assert result['outputs']['intent'].shape == (models.B,)
 
 
-@pytest.mark.parametrize('regime', ['shared', 'own'])
 @pytest.mark.parametrize('name', ['sum_tasks', 'pcgrad'])
-def test_steps(name, regime):
-  balance, model = optim.get(name, **({'order': 'index'} if name == 'pcgrad' else {})), None
+def test_steps(name):
+  balance = optim.get(name, **({'order': 'index'} if name == 'pcgrad' else {}))
+  model, optimizer = models.model('mlp'), optax.sgd(0.1)
+  shared, repeated = batches('shared')
+  params = models.init(model, shared)
+  step = mtl_jax.make_train_step(model, balance, optimizer)
   results = []
-  for batch in batches(regime):
-    model = models.model('mlp')
-    state = mtl_jax.init_train_state(model, balance, optax.sgd(0.1), jax.random.key(1), batch)
-    state, metrics = mtl_jax.make_train_step(model, balance, optax.sgd(0.1))(state, batch)
+  for batch in (repeated, shared, batches('own')[0]):
+    state = mtl_jax.init_train_state(
+      model, balance, optimizer, jax.random.key(1), batch, params=params
+    )
+    state, metrics = step(state, batch)
     results.append((state.params, metrics['loss'], metrics['weight']))
-  models.assert_trees_close(*results)
+  for result in results[1:]:
+    models.assert_trees_close(result, results[0])
 
 
 def test_a_task_without_weight_in_a_batch_is_absent():

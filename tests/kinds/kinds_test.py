@@ -9,6 +9,7 @@ import pytest
 import mtl_jax
 from mtl_jax import Task, encoders, heads, kinds, metrics, optim, sharing
 from mtl_jax.data import specs
+from tests import models
 
 IOBES = ('O', 'B-x', 'I-x', 'E-x', 'S-x', 'B-y', 'E-y', 'S-y')
 
@@ -117,7 +118,7 @@ def test_a_number_that_is_nan_is_missing_without_a_mask(loss):
   labels = {'a': np.array([1.0, np.nan, 2.0, np.nan], np.float32), 'b': np.array([0, 1, 2, 0])}
   labels['b'] = labels['b'].astype(np.int32)
   balance, optimizer = optim.compose(optim.gradnorm(), optim.pcgrad()), optax.sgd(0.1)
-  params = model.init(jax.random.key(0), {'inputs': x, 'targets': labels})
+  params = models.init(model, {'inputs': x, 'targets': labels})
   losses = model.losses(params, {'inputs': x, 'targets': labels})
   known = {'inputs': x[::2], 'targets': {'a': labels['a'][::2], 'b': labels['b'][::2]}}
   np.testing.assert_allclose(losses[0], model.losses(params, known)[0], rtol=1e-6)

@@ -1,4 +1,7 @@
-"""What every balancing method promises; a new method joins `CASES` and inherits all checks."""
+"""What every balancing method promises; a new method joins `CASES` and inherits all checks.
+
+Those of `jit`, `vmap` and `scan` against single and eager updates are in `transforms_test`.
+"""
 
 import doctest
 import functools
@@ -148,8 +151,12 @@ def test_shapes_state_and_optax_type(name):
   tx = optim.get(name, **CASES[name])
   assert isinstance(tx, optax.GradientTransformationExtraArgs)
   assert tx.needs in _base.NEEDS
-  state = tx.init(PARAMS)
-  updates, new_state = tx.update(stacked(), state, PARAMS, **given(stacked()), unknown='ignored')
+
+  def update(grads):
+    state = tx.init(PARAMS)
+    return state, *tx.update(grads, state, PARAMS, **given(grads), unknown='ignored')
+
+  state, updates, new_state = jax.eval_shape(update, stacked())
   lead = () if name in BALANCERS else (T,)
   assert jax.tree.map(lambda x: x.shape, updates) == jax.tree.map(lambda x: lead + x.shape, PARAMS)
   assert jax.tree.structure(state) == jax.tree.structure(new_state)
@@ -160,38 +167,13 @@ def test_shapes_state_and_optax_type(name):
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_jit_vmap_and_scan_agree_with_eager(name):
-  tx = optim.get(name, **CASES[name])
-  batches = [stacked(seed) for seed in range(4)]
-  state, eager = tx.init(PARAMS), []
-  for grads in batches:
-    updates, state = tx.update(grads, state, PARAMS, **given(grads))
-    eager.append(updates)
-  expected = jax.tree.map(lambda *x: jnp.stack(x), *eager)
-  sequence = jax.tree.map(lambda *x: jnp.stack(x), *batches)
-
-  def step(state, grads):
-    updates, state = tx.update(grads, state, PARAMS, **given(grads))
-    return state, updates
-
-  scanned = jax.jit(lambda s, g: jax.lax.scan(step, s, g))(tx.init(PARAMS), sequence)[1]
-  close(scanned, expected)
-  # Many states at once: each column starts fresh, so it gives the first step's answer.
-  fresh = jax.tree.map(lambda x: jnp.stack([x] * 4), tx.init(PARAMS))
-  many = jax.jit(jax.vmap(lambda s, g: step(s, g)[1]))(fresh, sequence)
-  for row, grads in enumerate(batches):
-    alone, _ = tx.update(grads, tx.init(PARAMS), PARAMS, **given(grads))
-    close(jax.tree.map(lambda x, row=row: x[row], many), alone)
-
-
-@pytest.mark.parametrize('name', CASES)
 def test_sharded_gradients_give_the_same_answer(name):
   tx = optim.get(name, **CASES[name])
   mesh = sharding.make_mesh(2, 4)
   specs = {'w': PartitionSpec(None, 'fsdp'), 'b': PartitionSpec(None, ('data', 'fsdp'))}
   placed = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in stacked().items()}
   direction = jax.jit(lambda g, s: tx.update(g, s, PARAMS, **given(g))[0])
-  expected, _ = tx.update(stacked(), tx.init(PARAMS), PARAMS, **given(stacked()))
+  expected, _ = update_of(name)(stacked(), tx.init(PARAMS), LOSSES, jnp.ones(T, bool))
   close(direction(placed, tx.init(PARAMS)), expected)
 
 
@@ -205,12 +187,12 @@ def test_wrong_task_axis_names_the_leaf(name):
 
 @pytest.mark.parametrize('name', CASES)
 def test_zero_gradient_and_zero_loss_stay_finite(name):
-  tx = optim.get(name, **CASES[name])
+  tx, update, everyone = optim.get(name, **CASES[name]), update_of(name), jnp.ones(T, bool)
   grads = jax.tree.map(lambda x: x.at[1].set(0.0), stacked())
-  updates, state = tx.update(grads, tx.init(PARAMS), PARAMS, **given(grads, LOSSES.at[1].set(0.0)))
-  assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(updates))
-  updates, _ = tx.update(grads, state, PARAMS, **given(grads))
-  assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(updates))
+  updates, state = update(grads, tx.init(PARAMS), LOSSES.at[1].set(0.0), everyone)
+  assert all_finite(updates)
+  updates, _ = update(grads, state, LOSSES, everyone)
+  assert all_finite(updates)
 
 
 @pytest.mark.parametrize('name', [n for n in BALANCERS if n not in DIVIDES_BY_SIZE])
@@ -218,7 +200,8 @@ def test_one_task_is_the_plain_gradient(name):
   """Or a multiple of it, where the method averages or scales even a single gradient."""
   tx = optim.get(name, **({'num_tasks': 1} if 'num_tasks' in CASES[name] else {}))
   grads = stacked(tasks=1)
-  updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS, **given(grads, LOSSES[:1]))
+  update = jax.jit(lambda g, s: tx.update(g, s, PARAMS, **given(g, LOSSES[:1]))[0])
+  updates = update(grads, tx.init(PARAMS))
   factor = jnp.max(updates['b'] / grads['b'][0]) if name in RESCALES_ONE_TASK else 1.0
   assert factor > 0
   close(updates, jax.tree.map(lambda x: factor * x[0], grads))
@@ -259,8 +242,9 @@ def test_in_a_chain_with_clipping_and_adam(name):
   links = [link] if name in BALANCERS else [link, optim.sum_tasks()]
   with jax.numpy_dtype_promotion('standard'):
     tx = optax.chain(*links, optax.clip_by_global_norm(1.0), optax.adam(1e-2))
-    update = jax.jit(lambda g, s: tx.update(g, s, PARAMS, **given(g))[0])
-    updates = update(stacked(), tx.init(PARAMS))
+    updates = jax.eval_shape(
+      lambda g: tx.update(g, tx.init(PARAMS), PARAMS, **given(g))[0], stacked()
+    )
   assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, PARAMS)
 
 
@@ -271,9 +255,13 @@ def test_in_optax_aggregating_process(name):
   tx = aggregating.process(
     optim.normalize_task_gradients(), balancer, optax.with_extra_args_support(optax.sgd(0.5))
   )
-  updates, _ = jax.jit(tx.update)(stacked(), tx.init(PARAMS), PARAMS, losses=LOSSES)
-  expected = optax.chain(optim.normalize_task_gradients(), balancer)
-  expected, _ = expected.update(stacked(), expected.init(PARAMS), PARAMS, losses=LOSSES)
+  chain = optax.chain(optim.normalize_task_gradients(), balancer)
+
+  @jax.jit
+  def both(grads):
+    return [t.update(grads, t.init(PARAMS), PARAMS, losses=LOSSES)[0] for t in (tx, chain)]
+
+  updates, expected = both(stacked())
   close(updates, jax.tree.map(lambda x: -0.5 * x, expected))
 
 
@@ -385,8 +373,8 @@ def test_inject_hyperparams_reaches_every_rate(name):
     assert set(state.hyperparams) == set(numbers(name))
     update = jax.jit(lambda g, s: tx.update(g, s, PARAMS, **given(g)))
     direction, _ = update(stacked(), state)
-  plain = optim.get(name, **CASES[name])
-  close(direction, plain.update(stacked(), plain.init(PARAMS), PARAMS, **given(stacked()))[0])
+  start = optim.get(name, **CASES[name]).init(PARAMS)
+  close(direction, update_of(name)(stacked(), start, LOSSES, jnp.ones(T, bool))[0])
 
 
 def test_what_counts_as_zero_and_as_infinite():

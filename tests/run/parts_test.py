@@ -102,8 +102,8 @@ def test_weight_decay_spares_what_is_a_vector_in_each_column(name, spared):
   inputs = {'tokens': jnp.ones((2, 5), jnp.int32), 'mask': jnp.ones((2, 5), bool)}
   batch = {'inputs': inputs, 'targets': {task.name: jnp.zeros(2, jnp.int32) for task in tasks}}
   model = sharing.get(name)(encoder, tasks)
-  params = jax.jit(model.init)(jax.random.key(0), batch)
-  params = jax.tree.map(jnp.ones_like, params)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
+  params = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
   parts = layers_lib.parts_of(model, batch)
   tx = optimizer.build(_run(), optax.constant_schedule(1.0), parts)
   updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)

@@ -20,7 +20,7 @@ def forward(name, sizes=SIZES, **options):
   """Features of the MLP by task, our parameters as float64, and the inputs."""
   model = sharing.get(name)(encoders.MLP(sizes), models.tasks(text=False), **options)
   batch = models.shared_batch('mlp')
-  params = contract_test.drawn(model, batch)
+  params = models.drawn(model, batch)
   outputs = jax.jit(model.outputs)(params, batch)
   exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
   return outputs['score'], exact, batch['inputs'].astype(np.float64)
@@ -116,11 +116,14 @@ def test_cgc_reads_the_shared_experts_and_its_own():
   check(actual, *mixture(params, x, (0, 1, 6, 7)))
 
 
+def shapes_of(model, batch):
+  return jax.eval_shape(model.init, jax.random.key(0), batch)['shared']
+
+
 def test_experts_have_their_embedding_in_common():
   model, batch = models.model('transformer', share=sharing.mmoe), models.shared_batch()
-  experts = models.init(model, batch)['shared']['experts']
-  plain = models.init(models.model('transformer'), batch)['shared']
-  shapes = jax.tree.map(jnp.shape, plain)
+  experts = shapes_of(model, batch)['experts']
+  shapes = jax.tree.map(jnp.shape, shapes_of(models.model('transformer'), batch))
   assert jax.tree.map(jnp.shape, experts['embedding']) == shapes['embedding']
   del experts['embedding'], shapes['embedding']
   assert jax.tree.map(lambda x: x.shape[1:], experts) == shapes
@@ -156,7 +159,7 @@ def test_hyper_adapters():
 
 def test_hyper_adapters_tell_layers_from_places():
   model, batch = models.model('transformer', share=sharing.hyper_adapters), models.shared_batch()
-  shared = models.init(model, batch)['shared']
+  shared = shapes_of(model, batch)
   assert set(shared['layers']) == {'_Block_0'}
   assert set(shared['places']) == {'MultiHeadDotProductAttention_0', 'Dense_1'}
 
@@ -186,10 +189,14 @@ def test_inside_a_transformer_the_start_is_the_trunk(name):
   model = models.model('transformer', share=functools.partial(sharing.get(name), **options))
   plain, batch = models.model('transformer'), models.shared_batch()
   params = models.init(model, batch)
-  heads = {task: own['head'] for task, own in params['tasks'].items()}
-  trunk = params['shared'].get('encoder', params['shared'])
-  expected = jax.jit(plain.outputs)({'shared': trunk, 'tasks': heads}, batch)
-  models.assert_trees_close(jax.jit(model.outputs)(params, batch), expected)
+
+  @jax.jit
+  def both(params):
+    heads = {task: own['head'] for task, own in params['tasks'].items()}
+    trunk = {'shared': params['shared'].get('encoder', params['shared']), 'tasks': heads}
+    return model.outputs(params, batch), plain.outputs(trunk, batch)
+
+  models.assert_trees_close(*both(params))
   places = params['tasks']['intent']['encoder']
   attention = '_Block_0.MultiHeadDotProductAttention_0'
   expected = {f'{attention}.query', f'{attention}.value'}
@@ -213,7 +220,7 @@ def test_penalties(penalty):
     model.shared.encoder, model.tasks, penalty=penalty, strength=2.0, strengths=rules
   )
   batch = models.shared_batch('mlp')
-  params = contract_test.drawn(model, batch)
+  params = models.drawn(model, batch)
   rows = {
     '/'.join((layer, name)): np.asarray(leaf, np.float64).reshape(3, -1)
     for layer, leaves in params['shared']['columns'].items()

@@ -9,9 +9,14 @@ from tests import train_test
 
 config_file = train_test.config_file  # the tiny lexicon
 
+CNN = ('--config.encoder.name=cnn', '--config.encoder.cnn.features=8')
 FLAGS = {
-  'separate': (),
-  'soft': ('--config.sharing.soft.penalty=trace', "--config.sharing.soft.strengths=('Block=0.1',)"),
+  'separate': CNN,
+  'soft': (
+    *CNN,
+    '--config.sharing.soft.penalty=trace',
+    "--config.sharing.soft.strengths=('Conv=0.1',)",
+  ),
   'mtl_lora': ('--config.sharing.mtl_lora.rank=2',),
 }
 

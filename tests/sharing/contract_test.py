@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import mtl_jax
-from mtl_jax import encoders, optim, sharding, sharing
+from mtl_jax import encoders, optim, protocols, sharding, sharing
 from tests import models
 
 OPTIONS = {'lora': {'rank': 2}, 'adapters': {'features': 3, 'scale': 0.1}}
@@ -26,6 +26,8 @@ OPTIONS['mtan'] = {'layers': BOTH_LAYERS}
 OPTIONS['ltb'] = {'children': 3}
 OPTIONS['shared_private'] = {'adversarial': 0.5, 'orthogonality': 0.5}
 REGIMES = ('shared', 'own')
+BY_WAY = ('hard', 'soft', 'mmoe', 'pals')  # encoded once, by task, by experts, with tokens' mask
+KEY, RATE = jax.random.key(1), 0.1
 TEXT_TASKS = ('intent', 'slots', 'score')
 
 
@@ -61,107 +63,141 @@ def mlp_batch(regime):
   }
 
 
-def drawn(model, batch, seed=0):
-  """Normal numbers in place of `model.init`, which takes longer to compile."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes)
+def in_first_step(model):
+  return model.at(0) if protocols.changes(model) else model
 
 
-@pytest.mark.parametrize('regime', REGIMES)
-@pytest.mark.parametrize('name', sharing.SHARING)
-def test_task_gradients_are_those_of_each_loss(name, regime):
-  """The Jacobian of the plain losses; on another task's parameters it is zero."""
-  model, batch = transformer(name), text_batch(regime)
-  params = drawn(model, batch)
-  assert set(params) == {'shared', 'tasks'}
+def measured(model, params, batch):
+  """Our losses and gradients, the plain losses and their Jacobian: drawn as the first step does."""
+
+  model = in_first_step(model)
 
   @jax.jit
-  def both(params):
-    plain, rows = model.losses(params, batch), jax.jacrev(lambda p: model.losses(p, batch))(params)
-    return *mtl_jax.task_gradients(model, params, batch), plain, rows
+  def find(params):
+    key = jax.random.fold_in(KEY, 0)
+    ours = mtl_jax.task_gradients(model, params, batch, key)
+    return *ours, *models.jacobian(model, params, batch, key)
 
-  losses, grads, plain, rows = both(params)
+  losses, grads, plain, rows = find(params)
   np.testing.assert_allclose(losses, plain, rtol=1e-5)
-  models.assert_trees_close(grads['shared'], rows['shared'])
-  for i, task in enumerate(TEXT_TASKS):
+  models.assert_trees_close(grads, models.halves(model, rows))
+  for i, task in enumerate(model.task_names):
     own = jax.tree.map(lambda leaf, i=i: leaf[i], rows['tasks'])
-    models.assert_trees_close(grads['tasks'][task], own[task])
-    for other in TEXT_TASKS:
+    for other in model.task_names:
       assert any(map(np.any, jax.tree.leaves(own[other]))) == (
         task == other and bool(jax.tree.leaves(own[other]))
       ), (task, other)
+  return rows
+
+
+def penalty_slope(model, params):
+  """The gradient of what is no task's loss."""
+  penalty = protocols.penalty_of(model)
+  return jax.tree.map(jnp.zeros_like, params) if penalty is None else jax.grad(penalty)(params)
+
+
+def updated(model, params, batch, balance, mesh=None, **options):
+  """Parameters after one step of gradient descent."""
+  optimizer = optax.sgd(RATE)
+  state = mtl_jax.init_train_state(model, balance, optimizer, KEY, batch, params=params, mesh=mesh)
+  step = mtl_jax.make_train_step(model, balance, optimizer, mesh=mesh, **options)
+  state = state.replace(key=jax.random.clone(KEY))  # donated
+  return step(state, batch if mesh is None else sharding.shard_batch(batch, mesh))[0].params
+
+
+@pytest.mark.parametrize(
+  ('name', 'regime'),
+  [*((name, 'shared') for name in sharing.SHARING), *((name, 'own') for name in BY_WAY)],
+)
+def test_task_gradients_are_those_of_each_loss(name, regime):
+  """The Jacobian of the plain losses; on another task's parameters it is zero."""
+  model, batch = transformer(name), text_batch(regime)
+  params = models.drawn(model, batch)
+  assert set(params) == {'shared', 'tasks'}
+  measured(model, params, batch)
+
+
+@pytest.mark.parametrize('name', sharing.SHARING)
+def test_own_inputs_here_and_on_eight_devices(name):
+  """Gradients as those of each loss, and one step of the plain sum on a mesh along these."""
+  model, batch = mlp(name), mlp_batch('own')
+  params = models.drawn(model, batch)
+  rows = measured(model, params, batch)
+  slope = jax.jit(functools.partial(penalty_slope, model))(params)
+  expected = jax.tree.map(lambda p, row, s: p - RATE * (row.sum(0) + s), params, rows, slope)
+  meshed = updated(model, params, batch, optim.sum_tasks(), sharding.make_mesh(4, 2))
+  models.assert_trees_close(meshed, expected)
 
 
 @pytest.mark.parametrize('name', sharing.SHARING)
 def test_every_way_of_the_step_is_the_same(name):
-  """Stacked, matrix-free and on eight devices; own parameters are never balanced."""
-  model, batch = mlp(name), models.shared_batch('mlp')
-  params, optimizer = drawn(model, batch), optax.sgd(0.1)
+  """Stacked, and matrix-free on eight devices; own parameters are never balanced."""
+  model, batch, balance = mlp(name), models.shared_batch('mlp'), optim.aligned_mtl()
+  params = models.drawn(model, batch)
+  update = functools.partial(updated, model, params, batch)
+  expected = update(balance, jacobian='stacked')
+  mesh = sharding.make_mesh(4, 2)
+  models.assert_trees_close(update(balance, mesh, jacobian='matrix_free'), expected)
+  if name in BY_WAY:
+    models.assert_trees_close(update(balance, jacobian='matrix_free'), expected)
+    models.assert_trees_close(update(balance, mesh, jacobian='stacked'), expected)
 
-  def update(balance, mesh=None, **options):
-    state = mtl_jax.init_train_state(
-      model, balance, optimizer, jax.random.key(1), batch, params=params, mesh=mesh
-    )
-    step = mtl_jax.make_train_step(model, balance, optimizer, mesh=mesh, **options)
-    placed = batch if mesh is None else sharding.shard_batch(batch, mesh)
-    return step(state, placed)[0].params
+  def plain(own):
+    key = jax.random.fold_in(KEY, 0)
+    return in_first_step(model).losses(params | {'tasks': own}, batch, key).sum()
 
-  expected = update(optim.mgda(), jacobian='stacked')
-  models.assert_trees_close(update(optim.mgda(), jacobian='matrix_free'), expected)
-  models.assert_trees_close(update(optim.mgda(), sharding.make_mesh(4, 2)), expected)
-  mean = update(optim.mean_tasks(), unit_task_weights=True)
-  models.assert_trees_close(mean['tasks'], expected['tasks'])
+  slope = jax.jit(
+    lambda p: jax.tree.map(jnp.add, jax.grad(plain)(p['tasks']), penalty_slope(model, p)['tasks'])
+  )(params)
+  own = jax.tree.map(lambda p, g: p - RATE * g, params['tasks'], slope)
+  models.assert_trees_close(expected['tasks'], own)
   if name in ('hard', 'soft'):  # encoded once, and by task
-    models.assert_trees_close(update(optim.mgda(), jacobian='sequential'), expected)
+    models.assert_trees_close(update(balance, jacobian='sequential'), expected)
+    mean = update(optim.mean_tasks(), unit_task_weights=True)
+    models.assert_trees_close(mean['tasks'], own)
     every = optim.every_k(optim.mean_tasks(), 2)
     models.assert_trees_close(update(every)['shared'], mean['shared'])
 
 
 @pytest.mark.parametrize('name', sharing.SHARING)
-def test_own_inputs_on_eight_devices(name):
-  """One step of the plain sum, as on one device."""
-  model, batch = mlp(name), mlp_batch('own')
-  params, balance, optimizer = drawn(model, batch), optim.sum_tasks(), optax.sgd(0.1)
-
-  def update(mesh):
-    state = mtl_jax.init_train_state(
-      model, balance, optimizer, jax.random.key(1), batch, params=params, mesh=mesh
-    )
-    step = mtl_jax.make_train_step(model, balance, optimizer, mesh=mesh)
-    return step(state, batch if mesh is None else sharding.shard_batch(batch, mesh))[0].params
-
-  models.assert_trees_close(update(sharding.make_mesh(4, 2)), update(None))
-
-
-@pytest.mark.parametrize('regime', REGIMES)
-@pytest.mark.parametrize('name', sharing.SHARING)
-def test_losses_fall_in_ten_steps_for_two_seeds_at_once(name, regime):
+def test_losses_fall_in_ten_steps_for_two_seeds_at_once(name):
+  """In each step a batch of either regime."""
   more = {'layers': MLP_LAYERS[name]} if name in MLP_LAYERS else {}
   model = models.model('mlp', 0.1, share(name, **more))
-  batch = mlp_batch(regime)
+  batches = [mlp_batch(regime) for regime in REGIMES]
   balance, optimizer = optim.mean_tasks(), optax.adam(1e-2)
   step = mtl_jax.make_train_step(model, balance, optimizer, jit=False)
 
   def train(key):
-    state = mtl_jax.init_train_state(model, balance, optimizer, key, batch)
-    _, metrics = jax.lax.scan(lambda state, _: step(state, batch), state, None, length=10)
-    return metrics
+    def steps(state, _):
+      losses = []
+      for batch in batches:
+        state, metrics = step(state, batch)
+        losses.append(metrics['loss'])
+      return state, jnp.stack(losses)
 
-  metrics = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(0), 2))
-  chex.assert_tree_all_finite(metrics['loss'])
-  assert (metrics['loss'][:, -1].sum(-1) < metrics['loss'][:, 0].sum(-1)).all()
+    state = mtl_jax.init_train_state(model, balance, optimizer, key, batches[0])
+    return jax.lax.scan(steps, state, None, length=10)[1]
+
+  losses = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(0), 2))
+  chex.assert_tree_all_finite(losses)
+  assert (losses[:, -1].sum(-1) < losses[:, 0].sum(-1)).all()  # of each seed and regime
 
 
 @pytest.mark.parametrize('name', sharing.SHARING)
 def test_outputs_need_no_labels_and_evaluation_adds_up(name):
   model, batch = mlp(name), models.shared_batch('mlp')
-  params = drawn(model, batch)
-  outputs = jax.jit(model.outputs)(params, {'inputs': batch['inputs']})
-  models.assert_trees_close(outputs, jax.jit(model.outputs)(params, batch))
-  result = mtl_jax.make_eval_step(model)(params, batch)
-  mean = result['loss_sum'] / result['loss_count']
-  np.testing.assert_allclose(mean, models.losses(model, params, batch), rtol=1e-5)
+  params = models.drawn(model, batch)
+
+  @jax.jit
+  def find(params, batch):
+    bare = model.outputs(params, {'inputs': batch['inputs']})
+    evaluated = mtl_jax.make_eval_step(model)(params, batch)
+    return bare, model.outputs(params, batch), evaluated, model.losses(params, batch)
+
+  bare, outputs, result, losses = find(params, batch)
+  models.assert_trees_close(bare, outputs)
+  np.testing.assert_allclose(result['loss_sum'] / result['loss_count'], losses, rtol=1e-5)
   chex.assert_tree_all_finite(outputs)
 
 

@@ -14,7 +14,6 @@ from mtl_jax.gradients import halves
 from mtl_jax.sharing.dselect_k import select, smooth_step
 from tests import models
 from tests.encoders import oracles
-from tests.sharing import contract_test
 
 SIZES = (16, 16)
 
@@ -42,7 +41,7 @@ def model(**options):
 def made(**options):
   """A model, parameters away from their start as float32 and float64, and a batch."""
   batch = models.shared_batch('mlp')
-  params = contract_test.drawn(model(**options), batch)
+  params = models.drawn(model(**options), batch)
   return model(**options), params, jax.tree.map(lambda x: np.asarray(x, np.float64), params), batch
 
 

@@ -69,7 +69,7 @@ def block(p, h, joined, norm):
 def test_pals_join_their_blocks(norm):
   """The second task's; without their way up, the trunk is as it was."""
   model = sharing.pals(transformer(norm=norm), tasks(), features=6, heads=3)
-  params = contract_test.drawn(model, batch())
+  params = models.drawn(model, batch())
   shared, own = params['shared'], params['tasks']['b']['encoder']
   assert own['down'].shape == (8, 6)
   assert set(own['attention']) == set(PATHS)
@@ -92,7 +92,7 @@ def test_in_blocks_that_compute_themselves_again():
   slopes = []
   for remat in (False, True):
     model = sharing.pals(transformer(remat=remat), tasks(), features=6, heads=3)
-    params = contract_test.drawn(model, batch())
+    params = models.drawn(model, batch())
     shared, own = params['shared'], params['tasks']['b']['encoder']
 
     def total(own, shared, model=model):
@@ -110,7 +110,7 @@ def test_of_one_position_attention_is_its_value():
   own_batch = {name: {'inputs': x, 'targets': np.ones(3, np.float32)} for name in 'ab'}
   params = models.init(model, own_batch)
   assert not np.asarray(params['tasks']['a']['encoder']['up']).any()
-  params = contract_test.drawn(model, own_batch)
+  params = models.drawn(model, own_batch)
   own, shared = params['tasks']['a']['encoder'], params['shared']
   actual = jax.jit(lambda: model.encode_task(shared, own, 0, x))()
   own, shared = jax.tree.map(lambda x: np.asarray(x, np.float64), (own, shared))
@@ -140,7 +140,7 @@ def frozen(name):
 def test_a_frozen_trunk_has_no_gradient(name):
   """Exactly none, from any loss; all else has one, but what a single position leaves idle."""
   model, batch = frozen(name)
-  params = contract_test.drawn(model, batch)
+  params = models.drawn(model, batch)
   grads = jax.jit(lambda p: mtl_jax.task_gradients(model, p, batch))(params)[1]
   trunk = 'shared/encoder/' if name == 'hyper_adapters' else 'shared/'
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
@@ -152,7 +152,7 @@ def test_a_frozen_trunk_has_no_gradient(name):
 def test_a_step_with_all_of_the_shared_half_frozen():
   """Nothing is left to balance: the trunk stays, adapters and heads move, all is finite."""
   model, batch = frozen('adapters')
-  before = contract_test.drawn(model, batch)
+  before = models.drawn(model, batch)
   balance, optimizer = optim.mgda(), optax.sgd(0.1)
   step = mtl_jax.make_train_step(model, balance, optimizer)
   state = mtl_jax.init_train_state(

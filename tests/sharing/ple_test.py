@@ -8,7 +8,6 @@ from flax import linen as nn
 from mtl_jax import Task, encoders, heads, sharing
 from tests import models
 from tests.encoders import oracles
-from tests.sharing import contract_test
 
 V, S, LENGTHS = 7, 5, (5, 3, 1)
 ORDER = ('shared', 'shared', 'a', 'b', 'c')  # whose the experts are
@@ -75,7 +74,7 @@ def reference(params, x, ends):
 @pytest.mark.parametrize(('levels', 'ends'), [(2, ('Dense_1',)), (3, ('Dense_0', 'Dense_1'))])
 def test_levels_of_a_padded_batch(levels, ends):
   made = model(levels=levels)
-  params = contract_test.drawn(made, batch())
+  params = models.drawn(made, batch())
   assert set(params['shared']['gates']) == set(ends)
   outputs = jax.jit(made.outputs)(params, batch())
   exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
@@ -89,7 +88,7 @@ def test_levels_of_a_padded_batch(levels, ends):
 def test_which_loss_reaches_what():
   """Own experts of the last level, and the gate before it, are reached by their task alone."""
   made = model(levels=3)
-  params = contract_test.drawn(made, batch())
+  params = models.drawn(made, batch())
   slopes = jax.jit(jax.jacrev(lambda p: made.losses(p, batch())))(params)['shared']
   alone, all_of_them = np.eye(3, dtype=bool), np.ones((3, 3), bool)
   for layer, expected in (('Dense_0', all_of_them), ('Dense_1', all_of_them), ('Dense_2', alone)):
@@ -103,7 +102,7 @@ def test_which_loss_reaches_what():
 
 
 def test_one_level_is_customized_gate_control():
-  params = contract_test.drawn(model('cgc'), batch())
+  params = models.drawn(model('cgc'), batch())
   expected = jax.jit(model('cgc').outputs)(params, batch())
   params['shared']['gates'] = {}
   models.assert_trees_close(jax.jit(model(levels=1).outputs)(params, batch()), expected)

@@ -16,7 +16,6 @@ from mtl_jax.gradients import halves
 from mtl_jax.sharing.shared_private import orthogonality_loss
 from tests import models
 from tests.encoders import oracles
-from tests.sharing import contract_test
 
 SIZES, B, T = (6, 4), 8, 3
 NAMES = ('intent', 'topics', 'score')
@@ -49,7 +48,7 @@ def own_batch():
 @functools.cache
 def drawn(**options):
   model = model_of(**options)
-  params = contract_test.drawn(model, own_batch())
+  params = models.drawn(model, own_batch())
   return model, params, jax.tree.map(lambda x: np.asarray(x, np.float64), params)
 
 
@@ -176,7 +175,7 @@ def test_text_is_pooled_and_padding_left_out():
   model = sharing.shared_private(encoder, [task], adversarial=0.7, orthogonality=0.4)
   labels = np.array([0, 1, -1, 2, -1, -1], np.int32)
   inputs['mask'][4:], inputs['tokens'][4:] = False, 0
-  params = contract_test.drawn(model, {'intent': {'inputs': inputs, 'targets': labels}})
+  params = models.drawn(model, {'intent': {'inputs': inputs, 'targets': labels}})
   assert 'embedding' not in params['tasks']['intent']['encoder']
   assert 'embedding' in params['shared']['encoder']
   losses = jax.jit(model.losses)

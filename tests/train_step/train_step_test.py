@@ -25,9 +25,12 @@ BALANCERS = {
 
 
 def start(balance, optimizer, encoder='mlp', mesh=None, model=None, dropout=0.0):
-  model = model or models.model(encoder, dropout)
   batch = models.shared_batch(encoder)
-  state = mtl_jax.init_train_state(model, balance, optimizer, jax.random.key(1), batch, mesh=mesh)
+  params = models.first_params(encoder) if model is None else models.init(model, batch)
+  model = model or models.model(encoder, dropout)
+  state = mtl_jax.init_train_state(
+    model, balance, optimizer, jax.random.key(1), batch, params=params, mesh=mesh
+  )
   step = mtl_jax.make_train_step(model, balance, optimizer, mesh=mesh)
   return model, batch, state, step
 
