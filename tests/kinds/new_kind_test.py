@@ -67,7 +67,6 @@ def trained(config_file, tmp_path, monkeypatch):  # noqa: F811
   ordinal = specs.TaskSpec('ordinal', 'tag', ('distance', 'near'), min_count=1)
   monkeypatch.setattr(english_words.EnglishWords, 'TASKS', tasks | {'rank': ordinal})
   text = config_file.read_text().replace("'lemma': {}", "'rank': {'scale': 2.0, 'least': 1}")
-  text = text.replace("c.encoder.name = 'transformer'", "c.encoder.name = 'cnn'")
   (tmp_path / 'c.py').write_text(text)
   code = train.main(['train', f'--config={tmp_path / "c.py"}', f'--workdir={tmp_path / "w"}'])
   assert code == 0

@@ -69,7 +69,6 @@ def in_first_step(model):
 
 def measured(model, params, batch):
   """Our losses and gradients, the plain losses and their Jacobian: drawn as the first step does."""
-
   model = in_first_step(model)
 
   @jax.jit
