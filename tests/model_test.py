@@ -219,16 +219,17 @@ def test_models_are_checked():
     model.init(jax.random.key(0), batch)
 
 
-def test_running_statistics_are_refused():
+def test_running_statistics_are_refused_where_sharing_does_not_carry_them():
   class Normalized(nn.Module):
     @nn.compact
     def __call__(self, inputs, train=False):
       return nn.BatchNorm(use_running_average=not train)(inputs)
 
-  model = mtl_jax.sharing.hard(Normalized(), [mtl_jax.Task('a', heads.Classification(2))])
   batch = {'inputs': np.zeros((2, 3), np.float32), 'targets': {'a': np.zeros(2, np.int32)}}
-  with pytest.raises(ValueError, match='running statistics'):
-    model.init(jax.random.key(0), batch)
+  for share in (mtl_jax.sharing.mmoe, mtl_jax.sharing.separate):
+    model = share(Normalized(), [mtl_jax.Task('a', heads.Classification(2))])
+    with pytest.raises(ValueError, match='running statistics'):
+      model.init(jax.random.key(0), batch)
 
 
 def test_dropout_is_off_without_a_key():

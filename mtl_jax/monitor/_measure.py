@@ -107,7 +107,7 @@ def watch(loss_fns: Any, every: int = 100, *, has_aux: bool = False) -> Callable
     >>> seen = mtl_jax.monitor.watch(
     ...   lambda w, x: {'up': jnp.sum((w - x) ** 2), 'down': jnp.sum((w + x) ** 2)}, every=10)
     >>> measures = jax.jit(seen)(0, jnp.zeros(2), jnp.ones(2))
-    >>> measures.names, float(measures.cosine[0, 1]), float(measures.conflict)
+    >>> measures.names, round(float(measures.cosine[0, 1]), 3), float(measures.conflict)
     (('up', 'down'), -1.0, 1.0)
     >>> float(jax.jit(seen)(1, jnp.zeros(2), jnp.ones(2)).conflict)
     nan
