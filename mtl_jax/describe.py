@@ -65,6 +65,7 @@ def measure(model: MultiTaskModel, batch: Mapping[str, Any]) -> Size:
     batch: either regime, with every task.
   """
   params = jax.eval_shape(model.init, jax.random.key(0), batch)
+  model = start.with_first_state(model, batch)
   by_task = halves.examples(batch, model.task_names)
   least = min(jax.tree.leaves(example['inputs'])[0].shape[0] for example in by_task.values())
   batch = jax.tree.map(lambda leaf: leaf[:least], batch)  # as many examples of every task
@@ -88,8 +89,18 @@ def measure(model: MultiTaskModel, batch: Mapping[str, Any]) -> Size:
 
 
 def separate(model: MultiTaskModel, encoder: Any, batch: Mapping[str, Any]) -> Size:
-  """`measure` of one model a task with the same encoder and heads."""
-  return measure(sharing.separate(encoder, model.tasks), batch)
+  """The sizes of one model a task with the same encoder and heads, side by side."""
+  examples = halves.examples(batch, model.task_names)
+  alone = {
+    task.name: measure(sharing.hard(encoder, [task]), {task.name: examples[task.name]})
+    for task in model.tasks
+  }
+  return Size(
+    0,
+    {name: size.parameters for name, size in alone.items()},
+    sum(size.encoder_operations for size in alone.values()),
+    {name: size.task_operations[name] for name, size in alone.items()},
+  )
 
 
 def main(argv: list[str] | None = None) -> int:

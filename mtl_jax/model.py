@@ -369,5 +369,7 @@ def apply_updating(
   except flax.errors.ScopeCollectionNotFound as error:
     raise ValueError(
       f'{type(module).__name__} keeps variables beside its parameters, and the model is not bound '
-      'to them: model.with_state(model.init_state(batch)), or the state that a train step returned.'
+      'to them: model.with_state(model.init_state(batch)), or the state of a train step; '
+      'init_train_state(..., params=params, model_state=model.init_state(batch)) for parameters of '
+      'your own.'
     ) from error

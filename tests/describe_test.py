@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import describe, encoders, sharing
+from mtl_jax import Task, describe, encoders, heads, sharing
 from mtl_jax.build import flops
 from tests import models
 
@@ -75,6 +75,20 @@ def test_sizes_of_every_architecture(name):
     gates = {'mmoe': 4 * (2 * 6 + mixed), 'cgc': 3 * (2 * 6 + mixed), 'ltb': 4 * mixed}.get(name, 0)
     read = 2 if name == 'shared_private' else 1  # two encoders' features
     assert size.task_operations == {task: read * work + gates for task, work in heads.items()}
+
+
+def test_a_model_with_a_state_has_sizes():
+  """As many parameters as with GroupNorm: running means are none."""
+  batch = {'inputs': np.zeros((2, 8, 8, 1), np.float32), 'targets': {'a': np.zeros(2, np.int32)}}
+  tasks = [Task('a', heads.get('classification', num_classes=2))]
+  found = []
+  for norm in ('batch', 'group'):
+    encoder = encoders.ResNet((1,), 4, norm=norm)
+    model = sharing.hard(encoder, tasks)
+    size = describe.measure(model, batch)
+    assert describe.separate(model, encoder, batch).parameters == size.parameters
+    found.append(size.parameters)
+  assert found[0] == found[1]
 
 
 def test_the_command(capsys):

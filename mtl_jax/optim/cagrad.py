@@ -75,12 +75,18 @@ def cagrad(
     wanted = _arguments.preferences(preference, present, 'cagrad')
     radius = jnp.asarray(c, jnp.float32)
     weights = _weights(gramian, wanted, radius)
-    if rescale != 'none':
-      weights = weights / (1 + (radius**2 if rescale == '1+c2' else radius))
-    alone = jnp.sum(present) == 1
-    return jnp.where(alone, wanted, weights), state
+    return rescaled(weights, rescale, radius, wanted, present), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))
+
+
+def rescaled(
+  weights: jax.Array, rescale: str, radius: jax.Array, wanted: jax.Array, present: jax.Array
+) -> jax.Array:
+  """The weights `[T]` divided as `rescale` says; those of a single task are what is wanted."""
+  if rescale != 'none':
+    weights = weights / (1 + (radius**2 if rescale == '1+c2' else radius))
+  return jnp.where(jnp.sum(present) == 1, wanted, weights)
 
 
 @_base.exactly

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax.optim import _arguments, _base, _solvers
-from mtl_jax.optim.cagrad import RESCALES
+from mtl_jax.optim.cagrad import RESCALES, rescaled
 
 _SMALLEST_COSINE = 1e-6
 
@@ -76,10 +76,7 @@ def imgrad(
     wanted = _arguments.preferences(preference, present, 'imgrad')
     radius = jnp.asarray(c, jnp.float32)
     weights = _weights(gramian, wanted, present, radius)
-    if rescale != 'none':
-      weights = weights / (1 + (radius**2 if rescale == '1+c2' else radius))
-    alone = jnp.sum(present) == 1
-    return jnp.where(alone, wanted, weights), state
+    return rescaled(weights, rescale, radius, wanted, present), state
 
   return _base.balancer(_base.Weighting(lambda num_tasks: (), update, 'gramian'))
 

@@ -19,8 +19,12 @@ AT = ('parameters', 'representation')
 JACOBIAN = ('auto', 'stacked', 'sequential', 'matrix_free')
 
 
-def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Result]:
+def make(
+  model: Any, balance: Any, options: _path.Options, logged: set[str]
+) -> Callable[..., Result]:
   """`direction(params, balance_state, batch, validation, key) -> Result` of a model and a balance.
+
+  `logged` holds what was told in the log, so that it is told once for all of a step's programs.
 
   Raises:
     ValueError: an unknown option, or one that the method cannot follow.
@@ -40,15 +44,15 @@ def make(model: Any, balance: Any, options: _path.Options) -> Callable[..., Resu
   weighting = protocols.weighting_of(balance)
   needs = protocols.needs_of(balance)
   if needs == 'functions':
-    return _Functions(model, balance, options)
+    return _Functions(model, balance, options, logged)
   if needs == 'losses':
     assert weighting is not None
-    return _Losses(model, weighting, options)
+    return _Losses(model, weighting, options, logged)
   if options.at == 'representation':
     return _Representation(model, balance, options)
   if weighting is None:
-    return _Stacked(model, balance, options)
-  return _Gramian(model, weighting, options)
+    return _Stacked(model, balance, options, logged)
+  return _Gramian(model, weighting, options, logged)
 
 
 def check(balance: Any, at: str, jacobian: str, accumulate: int = 1) -> None:
@@ -80,9 +84,11 @@ def check(balance: Any, at: str, jacobian: str, accumulate: int = 1) -> None:
 class _Losses:
   """Weights first, then one backward of Σ wᵢLᵢ."""
 
-  def __init__(self, model: Any, weighting: _base.Weighting, options: _path.Options) -> None:
+  def __init__(
+    self, model: Any, weighting: _base.Weighting, options: _path.Options, logged: set[str]
+  ) -> None:
     self._model, self._weighting, self._options = model, weighting, options
-    self._logged: set[str] = set()
+    self._logged = logged
 
   def __call__(
     self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array
@@ -136,9 +142,11 @@ class _Losses:
 class _Gramian:
   """G = J·Jᵀ, weights, Jᵀw; with several batches G = J₁·J₂ᵀ and the direction of the last."""
 
-  def __init__(self, model: Any, weighting: _base.Weighting, options: _path.Options) -> None:
+  def __init__(
+    self, model: Any, weighting: _base.Weighting, options: _path.Options, logged: set[str]
+  ) -> None:
     self._model, self._weighting, self._options = model, weighting, options
-    self._logged: set[str] = set()
+    self._logged = logged
 
   def __call__(
     self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array
@@ -235,9 +243,9 @@ class _Gramian:
 class _Stacked:
   """The stacked gradients, to a method that looks inside them."""
 
-  def __init__(self, model: Any, balance: Any, options: _path.Options) -> None:
+  def __init__(self, model: Any, balance: Any, options: _path.Options, logged: set[str]) -> None:
     self._model, self._balance, self._options = model, balance, options
-    self._logged: set[str] = set()
+    self._logged = logged
 
   def __call__(
     self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array
@@ -346,9 +354,9 @@ class _Representation:
 class _Functions:
   """The losses as functions of all parameters, on a training batch and, if read, another."""
 
-  def __init__(self, model: Any, balance: Any, options: _path.Options) -> None:
+  def __init__(self, model: Any, balance: Any, options: _path.Options, logged: set[str]) -> None:
     self._model, self._balance, self._options = model, balance, options
-    self._logged: set[str] = set()
+    self._logged = logged
 
   def __call__(
     self, params: Any, balance_state: Any, batch: Any, validation: Any, key: jax.Array

@@ -62,8 +62,8 @@ def init_train_state(
     key: PRNG key of the initial parameters and of training.
     batch: one batch with every task, for `model.init`.
     params: initial parameters in place of `model.init(key, batch)`.
-    model_state: the model's first state in place of the model's own; for loss functions
-      that take one (see `make_train_step`).
+    model_state: the model's first state, for loss functions that take one (see `make_train_step`),
+      and beside `params` for a model that keeps one (`MultiTaskModel.init_state`).
     mesh: from `sharding.make_mesh`.
     rules: which parameters are split how (see `sharding.partition`).
 
@@ -83,10 +83,9 @@ def init_train_state(
   def init(
     init_key: jax.Array, train_key: jax.Array, batch: Any, params: Any, model_state: Any
   ) -> TrainState:
-    if batch is not None and protocols.can_keep_state(model):
-      fresh = model.init_with_state(init_key, batch)
-      params = fresh[0] if params is None else params
-      model_state = fresh[1] if model_state is None else model_state
+    if params is None and protocols.can_keep_state(model):
+      params, first = model.init_with_state(init_key, batch)
+      model_state = first if model_state is None else model_state
     elif params is None:
       params = model.init(init_key, batch)
     params, model_state = _strong(params), _strong(model_state)

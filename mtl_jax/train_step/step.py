@@ -121,7 +121,8 @@ def make_train_step(
     accumulate,
     loss_scale,
   )
-  direction = _direction.make(model, balance, ways)
+  logged: set[str] = set()
+  direction = _direction.make(model, balance, ways, logged)
   weighting = protocols.weighting_of(balance)
   follow = None if weighting is None else weighting.follow
   penalty = protocols.penalty_of(model)
@@ -134,7 +135,7 @@ def make_train_step(
     if has_aux or state.model_state is not None:
       here = gradients.bind(here, state.model_state, has_aux)
     if here is not model:
-      towards = _direction.make(here, balance, ways)
+      towards = _direction.make(here, balance, ways, logged)
     losses, present, grads, balance_state, metrics, extra = towards(
       state.params, state.balance_state, batch, validation, key
     )

@@ -248,3 +248,21 @@ def test_an_absent_task_keeps_its_state_and_training_goes_on_a_mesh():
     )
     found.append(jax.device_get((state.params, state.model_state)))
   models.assert_trees_close(found[1], found[0])
+
+
+def test_given_parameters_come_without_a_state_unless_it_is_given_too():
+  """With them a batch may leave tasks out, and nothing else is initialized."""
+  model, batch = model_with_norms(), batch_of('own')
+  params, first = model.init_with_state(jax.random.key(0), batch)
+  step = mtl_jax.make_train_step(model, optim.sum_tasks(), optax.sgd(0.1))
+  part = {'b': batch['b']}
+  for given, text in ((None, r'model_state=model\.init_state\(batch\)'), (first, '')):
+    state = mtl_jax.init_train_state(
+      model, optim.sum_tasks(), optax.sgd(0.1), jax.random.key(0), part, params=params,
+      model_state=given,
+    )  # fmt: skip
+    if text:
+      with pytest.raises(ValueError, match=text):
+        step(state, part)
+    else:
+      assert step(state, part)[0].model_state is not None
