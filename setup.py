@@ -13,9 +13,11 @@ assert VERSION is not None
 
 QUICKSTART = ['lemminflect>=0.2.3']
 PARQUET = ['pyarrow>=18.1']
+UNIGRAM = ['sentencepiece>=0.2.1']
 DEV = [
   *QUICKSTART,
   *PARQUET,
+  *UNIGRAM,
   'build>=1.2.1',
   'dm-haiku>=0.0.17',
   'equinox>=0.13.8',
@@ -66,6 +68,7 @@ setup(
   extras_require={
     'quickstart': QUICKSTART,
     'parquet': PARQUET,
+    'unigram': UNIGRAM,
     'dev': DEV,
     'cuda': ['jax[cuda13]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],

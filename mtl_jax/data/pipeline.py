@@ -33,16 +33,16 @@ DEFAULTS: dict[str, Any] = {
   'data_dir': '',  # where data sets are kept; '': $MTL_JAX_DATA, or ~/.cache/mtl_jax
   'manual_dir': '',  # raw files, to prepare the data set from if that has not been done
   'files': {},  # files of your own, by a name for each, in place of a data set that has one
-  # How the input is split: characters, words, wordpiece, bpe (trained on the training split), or
-  # the path of a tokenizer.json; '': the data set's usual way.
+  # How the input is split: characters, words, wordpiece, bpe, unigram (trained on the training
+  # split), or the path of a tokenizer.json; '': the data set's usual way.
   'tokenizer': '',
-  'vocab_size': 0,  # most ids; 0: no bound for characters and words, 8000 for wordpiece and bpe
+  'vocab_size': 0,  # most ids; 0: no bound for characters and words, 8000 for the others
   'min_count': 1,  # a token seen fewer times in training is unknown
   'lowercase': False,
   # What is made of texts first: unescape (HTML), nfc, nfkc, urls, users; see `clean.RULES`.
   'normalize': (),
   # Also give the pieces of each word, beside its id (tokenizer='words'): characters, wordpiece,
-  # bpe, or the path of a tokenizer.json; '': no.
+  # bpe, unigram, or the path of a tokenizer.json; '': no.
   'pieces': '',
   'pieces_vocab_size': 0,  # as vocab_size
   'max_pieces': 16,  # further pieces of a word are cut

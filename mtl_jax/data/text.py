@@ -17,18 +17,18 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mtl_jax import errors, files
-from mtl_jax.data import _framing, _ragged
+from mtl_jax.data import _framing, _ragged, _unigram
 
 PAD, UNKNOWN, SEPARATOR = '[PAD]', '[UNK]', '[SEP]'
 PAD_ID, UNKNOWN_ID = 0, 1
 
-KINDS = ('characters', 'words', 'wordpiece', 'bpe')
+KINDS = ('characters', 'words', 'wordpiece', 'bpe', 'unigram')
 """What a tokenizer can be trained to split text into."""
 
-SUBWORDS = ('characters', 'wordpiece', 'bpe')
+SUBWORDS = ('characters', 'wordpiece', 'bpe', 'unigram')
 """The kinds that split words."""
 
-_SUBWORD_SIZE = 8000  # vocabulary of wordpiece and bpe where none is asked for
+_SUBWORD_SIZE = 8000  # vocabulary of what splits words where none is asked for
 _CHUNK = 8192  # texts encoded at once
 _ANY = r'[\s\S]'  # one character; the library's regular expressions lack (?s)
 
@@ -206,14 +206,15 @@ def train(
     kind: one of `KINDS`.
     texts: the training texts.
     vocab_size: the most ids, padding (0) and unknown (1) included; 0: no bound for characters and
-      words, 8000 for wordpiece and bpe (which exceed it if their characters alone do).
-    min_count: a piece seen fewer times is unknown (wordpiece and bpe: is not merged).
+      words, 8000 for wordpiece, bpe and unigram (which exceed it if their characters alone do).
+    min_count: a piece seen fewer times is unknown (wordpiece and bpe: is not merged; unigram: plays
+      no part).
     lowercase: fold case first.
     as_words: `texts` are words, and `Tokenizer.encode_words` will be used.
     pairs: pairs of texts will be encoded, with the token [SEP] (id 2) between them.
 
   Raises:
-    ConfigError: an unknown kind, or a vocabulary too small.
+    ConfigError: an unknown kind, one whose library is not installed, or a vocabulary too small.
     DataError: no text to train on, or one with a lone surrogate.
   """
   if kind not in KINDS:
@@ -232,6 +233,10 @@ def train(
     if kind in ('characters', 'words'):
       vocabulary = _vocabulary(backend, texts, vocab_size, min_count, special)
       model: models.Model = models.WordLevel(vocabulary, UNKNOWN)
+    elif kind == 'unigram':
+      words = [word for string in texts for word in _split(backend, string)]
+      words = [word.removeprefix(_unigram.MARK) for word in words]
+      model = _unigram.train(words, vocab_size or _SUBWORD_SIZE, special, UNKNOWN_ID)
     else:
       model = _train_subwords(backend, kind, texts, vocab_size or _SUBWORD_SIZE, min_count, special)
       backend = _untrained(kind, lowercase)
@@ -292,12 +297,17 @@ def _untrained(kind: str, lowercase: bool) -> tokenizers.Tokenizer:
   elif kind == 'bpe':
     backend = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN, end_of_word_suffix='</w>'))
     backend.decoder = decoders.BPEDecoder()
+  elif kind == 'unigram':
+    backend = tokenizers.Tokenizer(models.Unigram())
+    backend.decoder = _unigram.decoder()
   else:
     backend = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
   if kind == 'characters':
     # Between any two characters, line ends included.
     backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(_ANY), 'isolated')
     backend.decoder = decoders.Fuse()
+  elif kind == 'unigram':
+    backend.pre_tokenizer = _unigram.pre_tokenizer()
   else:
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
   if lowercase:

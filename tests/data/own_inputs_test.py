@@ -227,7 +227,7 @@ def test_a_tokenizer_that_frames_texts(tmp_path):
   assert split.truncated == 1
 
 
-@pytest.mark.parametrize('kind', ['characters', 'wordpiece', 'bpe'])
+@pytest.mark.parametrize('kind', ['characters', 'wordpiece', 'bpe', 'unigram'])
 def test_pairs_are_kept_apart_by_trained_tokenizers(kind):
   made = data({'tokenizer': kind, 'vocab_size': 60})
   backend = made.vocabularies.tokenizer.backend

@@ -261,7 +261,7 @@ def test_processes_share_each_batch():
     data(process_index=4, process_count=4)
 
 
-@pytest.mark.parametrize('kind', ['characters', 'wordpiece', 'bpe'])
+@pytest.mark.parametrize('kind', ['characters', 'wordpiece', 'bpe', 'unigram'])
 def test_subword_tokens_carry_tags_at_first_pieces(kind):
   loaded = data({'tokenizer': kind, 'vocab_size': 40})
   tokenizer = loaded.vocabularies.tokenizer
@@ -280,7 +280,7 @@ def test_subword_tokens_carry_tags_at_first_pieces(kind):
       assert item.batch['targets']['slots'][row].tolist() == tags + [-1] * (width - len(tags))
 
 
-@pytest.mark.parametrize('kind', ['characters', 'wordpiece', 'bpe'])
+@pytest.mark.parametrize('kind', ['characters', 'wordpiece', 'bpe', 'unigram'])
 def test_pieces_of_words(kind):
   loaded = data({'pieces': kind, 'pieces_vocab_size': 40, 'max_pieces': 3, 'min_count': 1})
   tokenizer = loaded.vocabularies.pieces

@@ -1,5 +1,6 @@
 """Tokenizers: ids, determinism over processes, files, and what is wrong with bad ones."""
 
+import json
 import os
 import subprocess
 import sys
@@ -45,13 +46,43 @@ def test_bounds():
     text.train('words', TEXTS, vocab_size=2)
 
 
-@pytest.mark.parametrize('kind', ['wordpiece', 'bpe'])
+@pytest.mark.parametrize('kind', ['wordpiece', 'bpe', 'unigram'])
 def test_subwords(kind):
   tokenizer = text.train(kind, TEXTS * 10, vocab_size=60)
-  joined = ''.join(pieces(tokenizer, 'songs')).replace('##', '').replace('</w>', '')
+  joined = (
+    ''.join(pieces(tokenizer, 'songs')).replace('##', '').replace('</w>', '').replace('▁', '')
+  )
   assert joined == 'songs'
   assert 1 < len(pieces(tokenizer, 'playsong')) < 8
-  assert rows(tokenizer.encode(['ж']))[0] == [text.UNKNOWN_ID]
+  *mark, last = rows(tokenizer.encode(['ж']))[0]
+  assert last == text.UNKNOWN_ID
+  assert [tokenizer.backend.id_to_token(i) for i in mark] == ['▁'] * (kind == 'unigram')
+
+
+def test_unigram_is_the_likeliest_way_to_split():
+  """By all ways to split a word, and their sums of scores."""
+  tokenizer = text.train('unigram', TEXTS * 10, vocab_size=40)
+  model = json.loads(tokenizer.backend.to_str())['model']
+  scores = dict(map(tuple, model['vocab']))
+
+  def best(word):
+    ways = [(0.0, [])] if not word else []
+    for end in range(1, len(word) + 1):
+      if (piece := word[:end]) in scores:
+        score, rest = best(word[end:])
+        ways.append((scores[piece] + score, [piece, *rest]))
+    return max(ways)
+
+  for word in {word for string in TEXTS for word in string.split()} | {'playsong'}:
+    score, _ = best('▁' + word)
+    assert sum(scores[piece] for piece in pieces(tokenizer, word)) == pytest.approx(score)
+  assert tokenizer.backend.decode(rows(tokenizer.encode(['play songs']))[0]) == 'play songs'
+
+
+def test_unigram_says_what_it_needs(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'sentencepiece', None)
+  with pytest.raises(errors.ConfigError, match=r"pip install 'mtl_jax\[unigram\]'"):
+    text.train('unigram', TEXTS)
 
 
 @pytest.mark.parametrize('kind', text.KINDS)
