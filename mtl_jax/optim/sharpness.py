@@ -127,23 +127,23 @@ def sharpness_aware(
     known = {'losses': found.astype(jnp.float32), 'present': present, 'key': key}
     flat = state.flat
 
-    def of_task(index: int) -> Callable[[Any], jax.Array]:
-      return lambda p: loss_fn(p)[index]
+    def of_one(item: tuple[jax.Array, Any]) -> Any:
+      """The gradient of one task uphill of where it is."""
+      index, towards = item
+
+      def task_loss(p: Any) -> jax.Array:
+        return loss_fn(p)[index]
+
+      if towards is None:
+        towards = _mixed(task_loss, params, mean, local, draw, index)
+      return jax.grad(task_loss)(_moved(params, _uphill(towards, rho)))
 
     if kind == 'sam':
       _, pull_there = jax.vjp(loss_fn, _moved(params, _uphill(mean, rho)))
       there = _rows(pull_there, found)
     else:
       plain = _rows(pull, found) if kind == 'f_mtl' else None
-      each = []
-      for i in range(tasks):
-        if plain is None:
-          towards = _mixed(of_task(i), params, mean, local, draw, i)
-        else:
-          towards = jax.tree.map(lambda rows, i=i: rows[i], plain)
-        point = _moved(params, _uphill(towards, rho))
-        each.append(jax.grad(of_task(i))(point))
-      there = jax.tree.map(lambda *rows: jnp.stack(rows), *each)
+      there = jax.lax.map(of_one, (jnp.arange(tasks), plain))
     rows = _shared(there)
     if kind == 'f_mtl':
       first = _shared(plain)
@@ -205,7 +205,7 @@ def _mixed(
   mean: Any,
   local: float | jax.Array,
   key: jax.Array,
-  index: int,
+  index: jax.Array,
 ) -> Any:
   """The mean's gradient, and on the shared half the task's own random direction mixed in."""
   leaves, structure = jax.tree.flatten(_shared(mean))
