@@ -271,9 +271,7 @@ def evaluates(model: Any) -> TypeGuard[Evaluates]:
 
 def task_names_of(model: Any) -> tuple[str, ...]:
   """The names of a model's tasks, or the keys of a mapping of loss functions; () without names."""
-  if has_two_halves(model):
-    return tuple(model.task_names)
-  return tuple(model) if isinstance(model, Mapping) else ()
+  return tuple(model) if isinstance(model, Mapping) else tuple(getattr(model, 'task_names', ()))
 
 
 # Balances

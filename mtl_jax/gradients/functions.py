@@ -72,7 +72,7 @@ class Losses:
     return dict(enumerate(self.functions))
 
   @property
-  def names(self) -> tuple[str, ...]:
+  def task_names(self) -> tuple[str, ...]:
     """The keys of a mapping of functions; those of a dict of losses show when it is called."""
     return tuple(map(str, self.functions)) if isinstance(self.functions, Mapping) else ()
 
@@ -108,10 +108,10 @@ class Losses:
   def join(self, aux: Sequence[Any]) -> Extra:
     """What the separate functions return, one after the other, in the form in which they came."""
     if not self.has_aux:
-      return Extra(names=self.names)
+      return Extra(names=self.task_names)
     mapped = isinstance(self.functions, Mapping)
     return Extra(
-      dict(zip(self.by_name, aux, strict=True)) if mapped else list(aux), None, self.names
+      dict(zip(self.by_name, aux, strict=True)) if mapped else list(aux), None, self.task_names
     )
 
   def count(self, params: Any, *args: Any, key: jax.Array | None = None) -> int:

@@ -136,7 +136,7 @@ def _many_functions(
     aux.append(more)
   tasks = None
   if is_split(params):
-    if functions.names and set(names) == set(params['tasks']):
+    if functions.task_names and set(names) == set(params['tasks']):
       tasks = {name: grad['tasks'][name] for name, grad in zip(names, grads, strict=True)}
     else:
       tasks = jax.tree.map(lambda *leaves: sum(leaves), *(grad['tasks'] for grad in grads))

@@ -85,8 +85,8 @@ def _finite_heads(model: Any, tasks: Any, count: int) -> jax.Array:
     rows = [jnp.isfinite(leaf).reshape(count, -1).all(axis=1) for leaf in jax.tree.leaves(tasks)]
     return jnp.all(jnp.stack(rows), axis=0) if rows else jnp.ones(count, bool)
   names = _names(model, tasks, count)
-  if names is None:
-    return jnp.ones(count, bool)
+  if names is None:  # of which task they are is not known
+    return jnp.full(count, jnp.isfinite(optax.tree.norm(tasks)))
   return jnp.stack([jnp.isfinite(optax.tree.norm(tasks[name])) for name in names])
 
 

@@ -266,3 +266,33 @@ def test_given_parameters_come_without_a_state_unless_it_is_given_too():
         step(state, part)
     else:
       assert step(state, part)[0].model_state is not None
+
+
+def test_heads_that_are_not_finite_are_named_with_aux_too():
+  """Of its task where a function a task says whose they are, else of all."""
+  params = {'shared': jnp.ones(2), 'tasks': {'a': jnp.ones(()), 'b': jnp.zeros(())}}
+
+  def loss(name):
+    def of(params, x):
+      own = params['tasks'][name]
+      return jnp.mean((x @ params['shared']) ** 2) + jnp.sqrt(own), own
+
+    return of
+
+  functions = {name: loss(name) for name in 'ab'}
+  balance, optimizer = optim.mgda(), optax.sgd(0.1)
+  state = mtl_jax.init_train_state(
+    functions, balance, optimizer, jax.random.key(0), X, params=params
+  )
+  _, metrics = mtl_jax.make_train_step(functions, balance, optimizer, has_aux=True)(state, X)
+  assert {name: bool(found) for name, found in metrics['finite'].items()} == {'a': True, 'b': False}
+  assert set(metrics['aux']) == {'a', 'b'}
+
+  def together(params, x):
+    return {name: function(params, x)[0] for name, function in functions.items()}
+
+  state = mtl_jax.init_train_state(
+    together, balance, optimizer, jax.random.key(0), X, params=params
+  )
+  _, metrics = mtl_jax.make_train_step(together, balance, optimizer)(state, X)
+  assert not any(metrics['finite'].values())  # which of them it is, one function does not tell
